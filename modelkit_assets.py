@@ -26,134 +26,98 @@ import stat
 import sys
 import threading
 import time
-from contextlib import contextmanager
-from typing import (
-    IO,
-    TYPE_CHECKING,
-    Any,
-    Callable,
-    Dict,
-    Iterable,
-    Iterator,
-    List,
-    NamedTuple,
-    NoReturn,
-    Optional,
-    Protocol,
-    Sequence,
-    Set,
-    Tuple,
-    Type,
-    TypeVar,
-    Union,
-    cast,
-)
-
-if TYPE_CHECKING:
-    import argparse
-    import logging
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar, cast
 
 try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
+if TYPE_CHECKING:
+    import argparse
+    import logging
+    from collections.abc import Iterable, Iterator, Sequence
+    from datetime import datetime
+    from typing import IO, Callable, NoReturn, Union
+
+    StrPath = Union[str, os.PathLike[str]]
+    Versioning = Union[str, type["AssetsVersioningSystem"], None]
+    Progress = Callable[[int], None]  # called with each number of bytes that was moved
+
 __version__ = "0.1.0"
 
+# fmt: off
 __all__ = [
-    # fetching and publishing
-    "AssetsManager",
-    "StorageProvider",
-    # values
-    "AssetSpec",
-    "Manifest",
-    "ManifestFile",
+    # fetching, publishing, and their values
+    "AssetsManager", "StorageProvider", "AssetSpec", "Manifest", "ManifestFile",
     # versioning systems
-    "AssetsVersioningSystem",
-    "MajorMinorAssetsVersioningSystem",
+    "AssetsVersioningSystem", "MajorMinorAssetsVersioningSystem",
     "SimpleDateAssetsVersioningSystem",
     # drivers
-    "LocalDriver",
-    "ObjectSink",
-    "StorageDriver",
-    # errors
-    "AssetAlreadyExistsError",
-    "AssetDoesNotExistError",
-    "AssetIntegrityError",
-    "AssetLockTimeoutError",
-    "AssetsDirError",
-    "AssetsManagerError",
-    "ConfigurationError",
-    "DriverNotInstalledError",
-    "FolderDoesNotExistError",
-    "InvalidAssetSpecError",
-    "InvalidNameError",
-    "InvalidSourceError",
-    "InvalidVersionError",
-    "LocalAssetDoesNotExistError",
-    "MajorVersionDoesNotExistError",
-    "ModelkitAssetsError",
-    "NoConfiguredProviderError",
-    "ObjectDoesNotExistError",
-    "SourceChangedError",
-    "StorageAccessError",
-    "StorageDriverError",
-    "StorageUnavailableError",
-    "UnknownAssetsVersioningSystemError",
+    "LocalDriver", "ObjectSink", "StorageDriver",
+    # errors between here and the store
+    "ModelkitAssetsError", "StorageDriverError", "ConfigurationError",
+    "DriverNotInstalledError", "FolderDoesNotExistError", "NoConfiguredProviderError",
+    "ObjectDoesNotExistError", "StorageAccessError", "StorageUnavailableError",
     "UnknownDriverError",
+    # errors about assets
+    "AssetsManagerError", "AssetAlreadyExistsError", "AssetDoesNotExistError",
+    "AssetIntegrityError", "AssetLockTimeoutError", "AssetsDirError",
+    "InvalidAssetSpecError", "InvalidNameError", "InvalidSourceError",
+    "InvalidVersionError", "LocalAssetDoesNotExistError",
+    "MajorVersionDoesNotExistError", "SourceChangedError",
+    "UnknownAssetsVersioningSystemError",
     # command line
     "main",
 ]
+# fmt: on
 
 T = TypeVar("T")
 Item = TypeVar("Item")
 
-# --------------------------------------------------------------------- constants
-
-DEFAULT_PREFIX = "modelkit-assets"
-DEFAULT_TIMEOUT_S = 300.0
-DEFAULT_WORKERS = 16
-DEFAULT_LOCK_TIMEOUT_S = 10.0
+# ------------------------------------------------------------------- constants
 
 MANIFEST_FORMAT = 1
 SUCCESS = ".SUCCESS"  # what modelkit calls its markers
 
 _CHUNK = 1 << 20  # bytes read, hashed and written at a time
 _SMALL_OBJECT = 1 << 20  # up to this size a local object's etag is its digest
+_MAX_SEGMENT = 255  # characters of a file name that file systems hold
 _FIRST_DELAY_S, _MAX_DELAY_S = 0.1, 10.0  # back-off between attempts
 _LOCK_POLL_S = 0.05
 _HEARTBEAT_S = 0.5  # how often a download shows those who wait that it goes on
 _REMOTE_IDLE_S = 60.0  # another host's staging, untouched for so long, is nobody's
-_ABANDONED_S = 24 * 3600.0  # staging this old is reclaimed, whoever made it
-_MAX_SWAPS = 16
+_ABANDONED_S = 24 * 3600.0  # nobody's staging is reclaimed after this, by any download
 _STOP_GRACE_S = 5.0  # how long an interrupt waits for transfers under way
+_MAX_SWAPS = 16
 _EMPTY_SHA256 = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 
-# --------------------------------------------------------------------- errors
+# ------------------------------------------------------------------- errors
 
 
 class ModelkitAssetsError(Exception):
     """Base of every error raised here.
 
-    - its text is one line: what failed, on what, and what to do next
-    - what it is about is kept as attributes, and survives pickling
+    - its text is one line: what failed, on what, what to do next
+    - what it is about is kept as attributes; text and attributes survive pickling
     """
 
     exit_code = 1
 
-    def __init__(self, message: str, **facts: Any) -> None:
-        super().__init__(message)
+    def __init__(self, text: str, **facts: object) -> None:
+        super().__init__(text)
         self.__dict__.update(facts)
 
-    def __reduce__(self) -> Tuple[Any, ...]:
+    def __reduce__(self) -> tuple[Any, ...]:
         return _restore_error, (type(self), str(self), self.__dict__)
 
 
 def _restore_error(
-    cls: Type[ModelkitAssetsError], message: str, facts: Dict[str, Any]
+    cls: type[ModelkitAssetsError], text: str, facts: dict[str, object]
 ) -> ModelkitAssetsError:
     error = cls.__new__(cls)
-    ModelkitAssetsError.__init__(error, message, **facts)
+    ModelkitAssetsError.__init__(error, text, **facts)
     return error
 
 
@@ -167,12 +131,9 @@ class ObjectDoesNotExistError(StorageDriverError, FileNotFoundError):
     exit_code = 3
 
     def __init__(self, driver: object, bucket: str, object_name: str) -> None:
-        super().__init__(
-            f"the store has no object {object_name!r} in {bucket!r}",
-            driver=repr(driver),
-            bucket=bucket,
-            object_name=object_name,
-        )
+        text = f"the store has no object {object_name!r} in {bucket!r}"
+        facts = {"driver": repr(driver), "bucket": bucket, "object_name": object_name}
+        super().__init__(text, **facts)
 
 
 class StorageAccessError(StorageDriverError, PermissionError):
@@ -181,11 +142,8 @@ class StorageAccessError(StorageDriverError, PermissionError):
     exit_code = 4
 
     def __init__(self, object_name: str, reason: object) -> None:
-        super().__init__(
-            f"access to {object_name!r} was refused: {reason}. "
-            "Check the credentials and their permissions",
-            object_name=object_name,
-        )
+        text = f"access to {object_name!r} was refused: {reason}; check the credentials"
+        super().__init__(text, object_name=object_name)
 
 
 class StorageUnavailableError(StorageDriverError, ConnectionError):
@@ -194,11 +152,9 @@ class StorageUnavailableError(StorageDriverError, ConnectionError):
     exit_code = 5
 
     def __init__(self, object_name: str, seconds: float, reason: object) -> None:
-        super().__init__(
-            f"the store did not answer for {object_name!r}, tried for "
-            f"{seconds:.0f} s (MODELKIT_STORAGE_TIMEOUT_S): {reason}",
-            object_name=object_name,
-        )
+        text = f"the store fails on {object_name!r} for {seconds:.0f} s now"
+        text += f" (MODELKIT_STORAGE_TIMEOUT_S): {reason}"
+        super().__init__(text, object_name=object_name)
 
 
 class ConfigurationError(StorageDriverError, ValueError):
@@ -211,12 +167,8 @@ class FolderDoesNotExistError(ConfigurationError, FileNotFoundError):
     """The folder that a setting names does not exist."""
 
     def __init__(self, what: str, folder: str, variable: str) -> None:
-        super().__init__(
-            f"the {what} {folder!r} does not exist or is no folder: "
-            f"create it, or set {variable}",
-            folder=folder,
-            variable=variable,
-        )
+        text = f"the {what} {folder!r} is no folder: create it, or set {variable}"
+        super().__init__(text, folder=folder, variable=variable)
 
 
 class UnknownDriverError(StorageDriverError, ValueError):
@@ -224,13 +176,11 @@ class UnknownDriverError(StorageDriverError, ValueError):
 
     exit_code = 2
 
-    def __init__(self, provider: str, known: Sequence[str] = ()) -> None:
-        super().__init__(
-            f"unknown storage provider {provider!r} (MODELKIT_STORAGE_PROVIDER): "
-            f"there are {', '.join(known)}; another one is a file NAME.py in drivers/",
-            provider=provider,
-            known=tuple(known),
-        )
+    def __init__(self, provider: str, known: Iterable[str] = ()) -> None:
+        known = tuple(known)
+        text = f"unknown storage provider {provider!r} (MODELKIT_STORAGE_PROVIDER): "
+        text += f"there are {', '.join(known)}; another one is a file drivers/NAME.py"
+        super().__init__(text, provider=provider, known=known)
 
 
 class DriverNotInstalledError(StorageDriverError, ImportError):
@@ -244,11 +194,9 @@ class NoConfiguredProviderError(StorageDriverError):
 
     exit_code = 2
 
-    def __init__(self, action: str = "") -> None:
-        super().__init__(
-            f"no storage provider is configured{action and f', cannot {action}'}: "
-            "set MODELKIT_STORAGE_PROVIDER and MODELKIT_STORAGE_BUCKET"
-        )
+    def __init__(self, action: str = "go on") -> None:
+        text = f"cannot {action}: no storage provider is configured, set "
+        super().__init__(text + "MODELKIT_STORAGE_PROVIDER and MODELKIT_STORAGE_BUCKET")
 
 
 class AssetsManagerError(ModelkitAssetsError):
@@ -258,13 +206,12 @@ class AssetsManagerError(ModelkitAssetsError):
 class AssetAlreadyExistsError(AssetsManagerError, FileExistsError):
     """What would be published exists already; nothing was changed."""
 
-    def __init__(self, name: str, version: Optional[str] = None) -> None:
-        what, then = (
-            (f"version {version!r} of asset {name!r}", "published versions never change")
-            if version
-            else (f"asset {name!r}", "publish its next version with `update`")
-        )
-        super().__init__(f"{what} already exists: {then}", name=name, version=version)
+    def __init__(self, name: str, version: str | None = None) -> None:
+        text = f"asset {name!r} already exists: publish its next version with `update`"
+        if version:
+            text = f"version {version!r} of asset {name!r} already exists, maybe not "
+            text += "listed yet, and a published version never changes"
+        super().__init__(text, name=name, version=version)
 
 
 class AssetDoesNotExistError(AssetsManagerError, FileNotFoundError):
@@ -272,11 +219,12 @@ class AssetDoesNotExistError(AssetsManagerError, FileNotFoundError):
 
     exit_code = 3
 
-    def __init__(self, name: str, version: Optional[str] = None, hint: str = "") -> None:
-        asset = f"version {version!r} of asset {name!r}" if version else f"asset {name!r}"
-        super().__init__(
-            f"{asset} does not exist{hint and ': ' + hint}", name=name, version=version
+    def __init__(self, name: str, version: str | None = None, hint: str = "") -> None:
+        text = (
+            f"version {version!r} of asset {name!r}" if version else f"asset {name!r}"
         )
+        text += " does not exist" + (hint and f": {hint}")
+        super().__init__(text, name=name, version=version)
 
 
 class LocalAssetDoesNotExistError(AssetsManagerError, FileNotFoundError):
@@ -285,15 +233,12 @@ class LocalAssetDoesNotExistError(AssetsManagerError, FileNotFoundError):
     exit_code = 3
 
     def __init__(
-        self, name: str, version: Optional[str], local_versions: Sequence[str]
+        self, name: str, version: str | None, local_versions: Sequence[str]
     ) -> None:
-        super().__init__(
-            f"version {version!r} of asset {name!r} is not in the assets dir, which has "
-            f"{', '.join(local_versions) or 'none'}, and no storage provider is configured",
-            name=name,
-            version=version,
-            local_versions=tuple(local_versions),
-        )
+        text = f"version {version!r} of asset {name!r} is not in the assets dir, which "
+        text += f"has {', '.join(local_versions) or 'none'}, and no store is configured"
+        versions = tuple(local_versions)
+        super().__init__(text, name=name, version=version, local_versions=versions)
 
 
 class AssetIntegrityError(AssetsManagerError, ValueError):
@@ -301,40 +246,29 @@ class AssetIntegrityError(AssetsManagerError, ValueError):
 
     exit_code = 6
 
-    def __init__(
-        self, object_name: str, expected: object, got: object, then: str = ""
-    ) -> None:
-        super().__init__(
+    def __init__(self, object_name: str, expected: object, got: object) -> None:
+        text = (
             f"the content of {object_name!r} is wrong: expected {expected}, got {got}"
-            f"{then and '. ' + then}",
-            object_name=object_name,
-            expected=expected,
-            got=got,
         )
+        facts = {"object_name": object_name, "expected": expected, "got": str(got)}
+        super().__init__(text, **facts)
 
 
 class AssetLockTimeoutError(AssetsManagerError, TimeoutError):
     """Another process holds the asset's lock, and its download makes no progress."""
 
     def __init__(self, name: str, timeout_s: float, pid: object, host: object) -> None:
-        super().__init__(
-            f"asset {name!r} is being downloaded by process {pid} on host {host}, with "
-            f"no progress for {timeout_s:g} s (MODELKIT_ASSETS_TIMEOUT_S): "
-            "look at that process",
-            name=name,
-            timeout_s=timeout_s,
-            pid=pid,
-            host=host,
-        )
+        text = f"asset {name!r} is being downloaded by process {pid} on host {host}, "
+        text += f"without progress for {timeout_s:g} s (MODELKIT_ASSETS_TIMEOUT_S)"
+        super().__init__(text, name=name, timeout_s=timeout_s, pid=pid, host=host)
 
 
 class AssetsDirError(AssetsManagerError, OSError):
     """The assets dir cannot be written: read-only, full, or another's."""
 
-    def __init__(self, assets_dir: str, reason: object) -> None:
+    def __init__(self, path: str, reason: object) -> None:
         super().__init__(
-            f"cannot write to the assets dir {assets_dir!r}: {reason}",
-            assets_dir=assets_dir,
+            f"cannot write to the assets dir: {reason}: {path!r}", path=path
         )
 
 
@@ -351,62 +285,50 @@ class SourceChangedError(AssetsManagerError):
     """A source file changed while it was being published; nothing became visible."""
 
     def __init__(self, path: str) -> None:
-        super().__init__(
-            f"{path!r} changed while it was being published, so the version was not "
-            "committed: publish again when nothing writes to it",
-            path=path,
-        )
+        text = f"{path!r} changed while it was being published, so nothing was: "
+        super().__init__(text + "publish again when nothing writes to it", path=path)
 
 
 class UnknownAssetsVersioningSystemError(AssetsManagerError):
-    """No versioning system has that name, or none fits the versions."""
+    """No versioning system has that name."""
 
     exit_code = 2
 
-    def __init__(self, versioning: object, reason: object = "") -> None:
-        super().__init__(
-            f"unknown versioning system {versioning!r}{reason and f' ({reason})'}: use "
-            "major_minor, simple_date or package.module:Class "
-            "(MODELKIT_ASSETS_VERSIONING_SYSTEM)",
-            versioning=versioning,
+    def __init__(self, versioning: object, reason: object) -> None:
+        text = f"unknown versioning system {versioning!r} ({reason}): use major_minor, "
+        text += (
+            "simple_date or package.module:Class (MODELKIT_ASSETS_VERSIONING_SYSTEM)"
         )
+        super().__init__(text, versioning=versioning)
 
 
 class InvalidAssetSpecError(AssetsManagerError, ValueError):
     """The text is no `name[:version][[sub/part]]`."""
 
     exit_code = 2
+    _what, _form = (
+        "asset spec",
+        "it must look like name, name:version, name:version[part]",
+    )
 
     def __init__(self, spec: object, reason: str = "") -> None:
-        super().__init__(
-            f"invalid asset spec {_shorten(spec)}: "
-            f"{reason or 'it must look like name, name:version or name:version[part]'}",
-            spec=spec,
-        )
+        text = f"invalid {self._what} {_shorten(spec)}: {reason or self._form}"
+        super().__init__(text, spec=spec)
 
 
 class InvalidNameError(InvalidAssetSpecError):
     """The text is no asset name."""
 
-    def __init__(self, name: object, reason: str = "") -> None:
-        reason = reason or (
-            "a name is segments of A-Z a-z 0-9 - _ . joined by /, "
-            "beginning and ending with a letter or digit"
-        )
-        AssetsManagerError.__init__(
-            self, f"invalid asset name {_shorten(name)}: {reason}", name=name
-        )
+    _what, _form = (
+        "asset name",
+        "it must be of A-Z a-z 0-9 - _ . in segments joined by /",
+    )
 
 
 class InvalidVersionError(InvalidAssetSpecError):
     """The text is no version of the versioning system."""
 
-    def __init__(self, version: object, reason: str = "") -> None:
-        AssetsManagerError.__init__(
-            self,
-            f"invalid version {_shorten(version)}{reason and ': ' + reason}",
-            version=version,
-        )
+    _what, _form = "version", "it must be of A-Z a-z 0-9 - _ ."
 
 
 class MajorVersionDoesNotExistError(InvalidVersionError):
@@ -415,12 +337,7 @@ class MajorVersionDoesNotExistError(InvalidVersionError):
     exit_code = 3
 
     def __init__(self, version: str, majors: Sequence[str] = ()) -> None:
-        AssetsManagerError.__init__(
-            self,
-            f"major version {version!r} does not exist: there are {', '.join(majors)}",
-            version=version,
-            majors=tuple(majors),
-        )
+        super().__init__(version, f"no such major, there are {', '.join(majors)}")
 
 
 def _shorten(value: object) -> str:
@@ -435,31 +352,29 @@ def _logger() -> logging.Logger:
     return logging.getLogger("modelkit_assets")
 
 
-# --------------------------------------------------------------------- settings
+# ------------------------------------------------------------------- settings
 
 
-def _setting(argument: Optional[T], *variables: str) -> Union[T, str, None]:
+def _setting(argument: Any, *variables: str) -> Any:
     """Return the argument, else the first variable that is set and not empty."""
     if argument is not None and argument != "":
         return argument
     return next(filter(None, map(os.environ.get, variables)), None)
 
 
-def _number(argument: Optional[float], variable: str, default: float) -> float:
-    """Return a setting as a number of at least 0; ConfigurationError names it."""
+def _number(argument: float | None, variable: str, default: float) -> float:
+    """Return a setting as a number of at least 0."""
     value = _setting(argument, variable)
     try:
         number = default if value is None else float(value)
-        if isinstance(value, bool) or not 0 <= number < float("inf"):
-            raise ValueError
+        if 0 <= number < float("inf"):
+            return number
     except (TypeError, ValueError):
-        raise ConfigurationError(
-            f"{variable} must be a number of at least 0, not {value!r}"
-        ) from None
-    return number
+        pass
+    raise ConfigurationError(f"{variable} must be a number, 0 or more, not {value!r}")
 
 
-def _boolean(argument: Optional[bool], variable: str) -> bool:
+def _boolean(argument: bool | None, variable: str) -> bool:
     """Return a setting as a truth value, False where unset."""
     value = _setting(argument, variable)
     text = str(value).lower()
@@ -470,7 +385,7 @@ def _boolean(argument: Optional[bool], variable: str) -> bool:
     raise ConfigurationError(f"{variable} must be true or false, not {value!r}")
 
 
-# --------------------------------------------------------------------- versioning
+# ------------------------------------------------------------------- versioning
 
 _MAJOR_MINOR = re.compile(r"([0-9]{1,18})(?:\.([0-9]{1,18}))?")
 _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}-[0-9]{2}-[0-9]{2}Z")
@@ -480,8 +395,8 @@ _DATE_FORMAT = "%Y-%m-%dT%H-%M-%SZ"
 class AssetsVersioningSystem:
     """How versions are named, ordered and counted up; subclass it for your own.
 
-    All methods are class methods. A partial version stands for the latest of several
-    (`1` for `1.*`); a complete one names exactly one version.
+    All methods are class methods. A complete version names exactly one; a partial one
+    stands for the latest of several (`1` for `1.*`).
     """
 
     @classmethod
@@ -491,7 +406,7 @@ class AssetsVersioningSystem:
 
     @classmethod
     def check_version_valid(cls, version: str) -> None:
-        """Raise InvalidVersionError unless the text is a version, partial or complete."""
+        """Raise InvalidVersionError unless the text is a version, maybe partial."""
         raise NotImplementedError
 
     @classmethod
@@ -509,15 +424,13 @@ class AssetsVersioningSystem:
         return True
 
     @classmethod
-    def sort_versions(cls, version_list: Iterable[str]) -> List[str]:
+    def sort_versions(cls, version_list: Iterable[str]) -> list[str]:
         """Return complete versions in order, the latest first."""
-        raise NotImplementedError
+        return sorted(version_list, reverse=True)
 
     @classmethod
     def increment_version(
-        cls,
-        version_list: Optional[List[str]] = None,
-        params: Optional[Dict[str, Any]] = None,
+        cls, version_list: list[str] | None = None, params: dict[str, Any] | None = None
     ) -> str:
         """Return the version that follows those of the list (latest first).
 
@@ -526,8 +439,8 @@ class AssetsVersioningSystem:
         raise NotImplementedError
 
     @classmethod
-    def get_latest_partial_version(cls, version: str, versions: List[str]) -> str:
-        """Return the latest of versions (latest first) that a partial one stands for."""
+    def get_latest_partial_version(cls, version: str, versions: list[str]) -> str:
+        """Return the latest version, of a list in order, that a partial one means."""
         return versions[0]
 
 
@@ -551,40 +464,38 @@ class MajorMinorAssetsVersioningSystem(AssetsVersioningSystem):
         return bool(match and match.group(2))
 
     @classmethod
-    def sort_versions(cls, version_list: Iterable[str]) -> List[str]:
+    def sort_versions(cls, version_list: Iterable[str]) -> list[str]:
         """Return the versions by number, the latest first."""
         return sorted(version_list, key=cls._parse, reverse=True)
 
     @classmethod
     def increment_version(
-        cls,
-        version_list: Optional[List[str]] = None,
-        params: Optional[Dict[str, Any]] = None,
+        cls, version_list: list[str] | None = None, params: dict[str, Any] | None = None
     ) -> str:
         """Return the next minor of the latest or the named major, or the next major."""
         params = params or {}
         if not version_list:
             return cls.get_initial_version()
+        major, minor = max(map(cls._parse, version_list))
         if params.get("bump_major"):
-            return f"{cls._parse(cls.sort_versions(version_list)[0])[0] + 1}.0"
-        latest = cls.sort_versions(version_list)[0]
+            return f"{major + 1}.0"
         if params.get("major"):
             latest = cls.get_latest_partial_version(params["major"], version_list)
-        major, minor = cls._parse(latest)
+            major, minor = cls._parse(latest)
         return f"{major}.{minor + 1}"
 
     @classmethod
-    def get_latest_partial_version(cls, version: str, versions: List[str]) -> str:
-        """Return the latest version of a major; MajorVersionDoesNotExistError if none."""
+    def get_latest_partial_version(cls, version: str, versions: list[str]) -> str:
+        """Return the latest of a major; MajorVersionDoesNotExistError if none."""
         major = cls._parse(version)[0]
         same = [one for one in versions if cls._parse(one)[0] == major]
         if not same:
             majors = sorted({cls._parse(one)[0] for one in versions})
-            raise MajorVersionDoesNotExistError(version, [str(one) for one in majors])
+            raise MajorVersionDoesNotExistError(version, list(map(str, majors)))
         return cls.sort_versions(same)[0]
 
     @classmethod
-    def _parse(cls, version: str) -> Tuple[int, int]:
+    def _parse(cls, version: str) -> tuple[int, int]:
         match = _MAJOR_MINOR.fullmatch(version)
         if not match:
             raise InvalidVersionError(version, "it must be X or X.Y, two whole numbers")
@@ -606,24 +517,16 @@ class SimpleDateAssetsVersioningSystem(AssetsVersioningSystem):
             raise InvalidVersionError(version, "it must be YYYY-MM-DDThh-mm-ssZ")
 
     @classmethod
-    def sort_versions(cls, version_list: Iterable[str]) -> List[str]:
-        """Return the versions by time, the latest first."""
-        return sorted(version_list, reverse=True)
-
-    @classmethod
     def increment_version(
-        cls,
-        version_list: Optional[List[str]] = None,
-        params: Optional[Dict[str, Any]] = None,
+        cls, version_list: list[str] | None = None, params: dict[str, Any] | None = None
     ) -> str:
         """Return the present second, or the one after the latest version if later."""
-        now = cls.get_initial_version()
-        latest = max(version_list or [""])
+        import calendar
+
+        now, latest = cls.get_initial_version(), max(version_list or [""])
         if now > latest:
             return now
         # published in this very second, or by a machine whose clock is ahead
-        import calendar
-
         try:
             seconds = calendar.timegm(time.strptime(latest, _DATE_FORMAT)) + 1
         except ValueError:
@@ -631,55 +534,46 @@ class SimpleDateAssetsVersioningSystem(AssetsVersioningSystem):
         return time.strftime(_DATE_FORMAT, time.gmtime(seconds))
 
 
-_VERSIONING_SYSTEMS: Dict[str, Type[AssetsVersioningSystem]] = {
+_VERSIONING_SYSTEMS: dict[str, type[AssetsVersioningSystem]] = {
     "major_minor": MajorMinorAssetsVersioningSystem,
     "simple_date": SimpleDateAssetsVersioningSystem,
 }
-Versioning = Union[str, Type[AssetsVersioningSystem], None]
 
 
 def find_versioning_system(
     versioning: Versioning,
-) -> Optional[Type[AssetsVersioningSystem]]:
-    """Return the system of that name, class or `package.module:Class`; None if unset."""
+) -> type[AssetsVersioningSystem] | None:
+    """Return the system of a name or `package.module:Class`; None if unset."""
     chosen = _setting(versioning, "MODELKIT_ASSETS_VERSIONING_SYSTEM")
     if chosen is None or isinstance(chosen, type):
         return chosen
-    return _VERSIONING_SYSTEMS.get(chosen) or _import_versioning_system(chosen)
-
-
-def _import_versioning_system(path: str) -> Type[AssetsVersioningSystem]:
+    if chosen in _VERSIONING_SYSTEMS:
+        return _VERSIONING_SYSTEMS[chosen]
     from importlib import import_module
 
-    module, _, name = path.partition(":")
+    module, _, name = chosen.partition(":")
     try:
-        if not name:
-            raise ImportError("no such system")
         system = getattr(import_module(module), name)
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
-        raise UnknownAssetsVersioningSystemError(path, error) from error
-    methods = (name for name in vars(AssetsVersioningSystem) if name[0] != "_")
-    missing = [method for method in methods if not hasattr(system, method)]
-    if missing:
-        raise UnknownAssetsVersioningSystemError(path, f"it lacks {missing[0]}")
-    return cast(Type[AssetsVersioningSystem], system)
+        for method in vars(AssetsVersioningSystem):
+            getattr(system, method)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UnknownAssetsVersioningSystemError(chosen, error) from error
+    return cast("type[AssetsVersioningSystem]", system)
 
 
-def infer_versioning_system(versions: Sequence[str]) -> Type[AssetsVersioningSystem]:
+def infer_versioning_system(versions: Sequence[str]) -> type[AssetsVersioningSystem]:
     """Return the built-in system that all versions follow; `major_minor` for none."""
     for system in _VERSIONING_SYSTEMS.values():
         if all(map(system.is_version_valid, versions)):
             return system
-    raise UnknownAssetsVersioningSystemError(
-        "", f"versions such as {_shorten(versions[0])} follow no single built-in system"
-    )
+    reason = "neither X.Y, nor X, nor YYYY-MM-DDThh-mm-ssZ, or not all one of these: "
+    raise InvalidVersionError(versions[0], reason + "set the versioning system")
 
 
-# --------------------------------------------------------------- asset specification
+# ------------------------------------------------------------------- asset specs
 
 _NAME = re.compile(r"[A-Za-z0-9_./-]+")
 _VERSION = re.compile(r"[A-Za-z0-9_.-]+")
-_MAX_SEGMENT = 255  # what file systems hold
 
 # https://learn.microsoft.com/windows/win32/fileio/naming-a-file
 _WINDOWS_DEVICES = {"CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$"} | {
@@ -693,13 +587,9 @@ def is_contained(path: str) -> bool:
     The rules of POSIX and of Windows both apply, on every system, as a store is shared:
     no empty, `.` or `..` segment, drive letter, device name, NUL or lone surrogate.
     """
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        return False
-    return "\0" not in path and all(
-        map(_is_plain_segment, path.replace("\\", "/").split("/"))
-    )
+    segments = path.replace("\\", "/").split("/")
+    encodable = path.isascii() or not re.search("[\ud800-\udfff]", path)
+    return encodable and "\0" not in path and all(map(_is_plain_segment, segments))
 
 
 def _is_plain_segment(segment: str) -> bool:
@@ -719,27 +609,31 @@ class AssetSpec:
     __slots__ = ("_system", "name", "sub_part", "version")
 
     name: str
-    version: Optional[str]
-    sub_part: Optional[str]
-    _system: Optional[Type[AssetsVersioningSystem]]
+    version: str | None
+    sub_part: str | None
+    _system: type[AssetsVersioningSystem] | None
 
     def __init__(
         self,
         name: str,
         *,
-        version: Optional[str] = None,
-        sub_part: Optional[str] = None,
+        version: str | None = None,
+        sub_part: str | None = None,
         versioning: Versioning = None,
     ) -> None:
         self.check_name_valid(name)
         system = find_versioning_system(versioning)
         if version:
             self.check_version_valid(version)
-            system = system or infer_version_system_of(version)
+            system = system or infer_versioning_system([version])
             system.check_version_valid(version)
         if sub_part is not None:
-            sub_part = _clean_sub_part(sub_part)
-        for slot, value in zip(self.__slots__, (system, name, sub_part, version or None)):
+            sub_part = sub_part.strip("/")
+            if not is_contained(sub_part):
+                raise InvalidAssetSpecError(sub_part, "a part stays inside its asset")
+        for slot, value in zip(
+            self.__slots__, (system, name, sub_part, version or None)
+        ):
             object.__setattr__(self, slot, value)
 
     @classmethod
@@ -757,32 +651,29 @@ class AssetSpec:
     @classmethod
     def check_name_valid(cls, name: str) -> None:
         """Raise InvalidNameError unless the text is an asset name."""
-        if (
-            not isinstance(name, str)
-            or not _NAME.fullmatch(name)
-            or not (name[0].isalnum() and name[-1].isalnum())
-            or not is_contained(name)
-            or max(map(len, name.split("/"))) > _MAX_SEGMENT
-        ):
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
             raise InvalidNameError(name)
+        if not (name[0].isalnum() and name[-1].isalnum()):
+            raise InvalidNameError(name, "it must begin and end with a letter or digit")
+        if not is_contained(name) or max(map(len, name.split("/"))) > _MAX_SEGMENT:
+            raise InvalidNameError(
+                name, "a segment of it cannot be a folder everywhere"
+            )
 
     @classmethod
     def check_version_valid(cls, version: str) -> None:
         """Raise InvalidVersionError unless the text can be a version in any system."""
-        if (
-            not isinstance(version, str)
-            or not _VERSION.fullmatch(version)
-            or not is_contained(version)
-            or len(version) > _MAX_SEGMENT - len(".meta")
-        ):
-            raise InvalidVersionError(version, "it may hold A-Z a-z 0-9 - _ . only")
+        if not isinstance(version, str) or not _VERSION.fullmatch(version):
+            raise InvalidVersionError(version)
+        if not is_contained(version) or len(version) > _MAX_SEGMENT - len(".meta"):
+            raise InvalidVersionError(version, "it cannot be a file name everywhere")
 
     @property
-    def versioning(self) -> Type[AssetsVersioningSystem]:
+    def versioning(self) -> type[AssetsVersioningSystem]:
         """The versioning system: the one set, else what the version follows."""
         return self._system or MajorMinorAssetsVersioningSystem
 
-    def versioning_among(self, versions: Sequence[str]) -> Type[AssetsVersioningSystem]:
+    def versioning_among(self, versions: Sequence[str]) -> type[AssetsVersioningSystem]:
         """Return the system set or followed by the version, else by these versions."""
         return self._system or infer_versioning_system(versions)
 
@@ -790,41 +681,30 @@ class AssetSpec:
         """Tell whether the spec names exactly one version."""
         return bool(self.version and self.versioning.is_version_complete(self.version))
 
-    def sort_versions(self, versions: Iterable[str]) -> List[str]:
+    def sort_versions(self, versions: Iterable[str]) -> list[str]:
         """Return complete versions in order, the latest first."""
         versions = list(versions)
         return self.versioning_among(versions).sort_versions(versions)
 
-    def get_local_versions(self, folder: Union[str, os.PathLike[str]]) -> List[str]:
+    def get_local_versions(self, folder: StrPath) -> list[str]:
         """Return the complete versions among a folder's entries, the latest first."""
         try:
             names = os.listdir(folder)
         except (FileNotFoundError, NotADirectoryError):
             return []
-        systems = [self._system] if self._system else list(_VERSIONING_SYSTEMS.values())
+        systems = [self._system] if self._system else _VERSIONING_SYSTEMS.values()
         return self.sort_versions(
             name for name in names if any(_is_version(name, one) for one in systems)
         )
 
-    def pinned(self, version: str) -> AssetSpec:
-        """Return this spec with a complete version."""
-        return AssetSpec(
-            self.name,
-            version=version,
-            sub_part=self.sub_part,
-            versioning=self.versioning_among([version]),
-        )
-
-    def _key(self) -> Tuple[str, Optional[str], Optional[str]]:
-        return self.name, self.version, self.sub_part
-
     def __setattr__(self, name: str, value: object) -> NoReturn:
         raise AttributeError(f"an AssetSpec cannot be changed: {name}")
 
-    __delattr__ = __setattr__  # type: ignore[assignment]
-
-    def __reduce__(self) -> Tuple[Any, ...]:
+    def __reduce__(self) -> tuple[Any, ...]:
         return _restore_spec, (*self._key(), self._system)
+
+    def _key(self) -> tuple[str, str | None, str | None]:
+        return self.name, self.version, self.sub_part
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, AssetSpec) and self._key() == other._key()
@@ -841,34 +721,15 @@ class AssetSpec:
 
 
 def _restore_spec(
-    name: str, version: Optional[str], sub_part: Optional[str], versioning: Versioning
+    name: str, version: str | None, sub_part: str | None, versioning: Versioning
 ) -> AssetSpec:
     return AssetSpec(name, version=version, sub_part=sub_part, versioning=versioning)
 
 
-def infer_version_system_of(version: str) -> Type[AssetsVersioningSystem]:
-    """Return the built-in system of one version; InvalidVersionError if none fits."""
-    try:
-        return infer_versioning_system([version])
-    except UnknownAssetsVersioningSystemError:
-        raise InvalidVersionError(
-            version, "it is neither X.Y, nor X, nor YYYY-MM-DDThh-mm-ssZ"
-        ) from None
-
-
-def _is_version(text: str, system: Type[AssetsVersioningSystem]) -> bool:
-    return (
-        _VERSION.fullmatch(text) is not None
-        and system.is_version_valid(text)
-        and system.is_version_complete(text)
-    )
-
-
-def _clean_sub_part(sub_part: str) -> str:
-    part = sub_part.strip("/") if isinstance(sub_part, str) else ""
-    if not is_contained(part):
-        raise InvalidAssetSpecError(sub_part, "a sub-part must stay inside its asset")
-    return part
+def _is_version(text: str, system: type[AssetsVersioningSystem]) -> bool:
+    """Tell whether the text is a complete version, and may be one in a store."""
+    plain = _VERSION.fullmatch(text) and system.is_version_valid(text)
+    return bool(plain) and system.is_version_complete(text)
 
 
 def check_new_name(name: str) -> None:
@@ -880,21 +741,23 @@ def check_new_name(name: str) -> None:
     systems = [find_versioning_system(None), *_VERSIONING_SYSTEMS.values()]
     for segment in name.split("/"):
         if any(system and _is_version(segment, system) for system in systems):
-            raise InvalidNameError(name, f"the segment {segment!r} looks like a version")
+            raise InvalidNameError(
+                name, f"the segment {segment!r} looks like a version"
+            )
 
 
 def choose_version(spec: AssetSpec, versions: Sequence[str]) -> str:
-    """Return the version, among those that exist, that a spec means.
+    """Return the version that a spec means among those that exist, one or more.
 
-    versions must not be empty; MajorVersionDoesNotExistError names the majors there.
+    MajorVersionDoesNotExistError where none has its major.
     """
     system = spec.versioning_among(versions)
-    complete = [version for version in versions if _is_version(version, system)]
-    if not complete:
-        raise InvalidVersionError(
-            versions[0], f"{system.__name__} cannot read the versions of {spec.name!r}"
+    ordered = system.sort_versions(one for one in versions if _is_version(one, system))
+    if not ordered:
+        reason = (
+            f"it is listed for {spec.name!r}, but {system.__name__} has no such form"
         )
-    ordered = system.sort_versions(complete)
+        raise InvalidVersionError(versions[0], reason)
     if spec.version:
         return system.get_latest_partial_version(spec.version, ordered)
     return ordered[0]
@@ -907,10 +770,12 @@ def choose_next_version(
 
     A complete version in the spec is that version; a partial one names the major.
     """
-    if spec.is_version_complete():
-        return cast(str, spec.version)
+    if spec.version and spec.is_version_complete():
+        return spec.version
     system = spec.versioning_among(taken)
-    if not taken and not spec.version:
+    if spec.version and not taken:
+        raise MajorVersionDoesNotExistError(spec.version)
+    if not taken:
         return system.get_initial_version()
     params = {"bump_major": bump_major, "major": spec.version}
     version = system.increment_version(system.sort_versions(taken), params)
@@ -918,7 +783,7 @@ def choose_next_version(
     return version
 
 
-# --------------------------------------------------------------------- manifest
+# ------------------------------------------------------------------- manifest
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -932,36 +797,69 @@ class ManifestFile(NamedTuple):
     """
 
     path: str
-    size: Optional[int] = None
-    sha256: Optional[str] = None
+    size: int | None = None
+    sha256: str | None = None
     executable: bool = False
+
+    @classmethod
+    def from_entry(cls, entry: Any) -> ManifestFile:
+        """Read an entry of `files`; TypeError, KeyError or ValueError if it is none."""
+        file = cls(**{key: entry[key] for key in cls._fields if key in entry})
+        _require(type(file.size) is int and file.size >= 0, "a size that is no number")
+        _require(bool(_SHA256.fullmatch(entry["sha256"])), "a sha256 that is none")
+        _require(isinstance(file.executable, bool), "an executable that is no bool")
+        return file
+
+    def to_entry(self) -> dict[str, object]:
+        """Write the entry of `files`."""
+        entry = self._asdict()
+        return {key: entry[key] for key in entry if entry[key] is not False}
 
 
 class Manifest(NamedTuple):
-    """What a version holds, as its `.meta` object says; paths are checked.
+    """What a version holds, as its `.meta` object says; all paths are checked.
 
-    document    the whole JSON object, with the keys we do not know
+    document    the whole JSON object, with the keys that we do not know
     """
 
     is_directory: bool
-    files: Tuple[ManifestFile, ...]
-    empty_directories: Tuple[str, ...]
-    document: Dict[str, Any]
+    files: tuple[ManifestFile, ...]
+    empty_directories: tuple[str, ...]
+    document: dict[str, Any]
 
     @classmethod
     def create(
         cls, is_directory: bool, files: Sequence[ManifestFile], empty: Sequence[str]
     ) -> Manifest:
         """Make the manifest of a version that is being published now."""
+        import getpass
+        import socket
         from datetime import datetime, timezone
 
-        document = {
+        try:
+            user = getpass.getuser()
+        except (
+            ImportError,
+            KeyError,
+            OSError,
+        ):  # no name for the uid, as in containers
+            user = "unknown"
+        document: dict[str, Any] = {
             "push_date": datetime.now(timezone.utc).isoformat(),
             "is_directory": is_directory,
-            "pushed_by": _user_and_host(),
+            "pushed_by": f"{user}@{socket.gethostname()}",
             "format": MANIFEST_FORMAT,
         }
-        return cls(is_directory, tuple(files), tuple(empty), document)._with_lists()
+        if is_directory:
+            document["contents"] = [file.path for file in files]
+        if empty:
+            document["empty_directories"] = list(empty)
+        return cls(is_directory, (), tuple(empty), document).with_files(files)
+
+    def with_files(self, files: Sequence[ManifestFile]) -> Manifest:
+        """Return the manifest with these files, their sizes and digests."""
+        document = {**self.document, "files": [file.to_entry() for file in files]}
+        return self._replace(files=tuple(files), document=document)
 
     @classmethod
     def from_json(cls, data: bytes, object_name: str) -> Manifest:
@@ -974,53 +872,40 @@ class Manifest(NamedTuple):
         try:
             return cls._from_document(document)
         except (TypeError, ValueError, KeyError) as error:
-            raise AssetIntegrityError(object_name, "a manifest", error) from error
+            raise AssetIntegrityError(object_name, "a manifest", repr(error)) from error
 
     @classmethod
-    def _from_document(cls, document: Dict[str, Any]) -> Manifest:
+    def _from_document(cls, document: dict[str, Any]) -> Manifest:
         is_directory = document["is_directory"]
         _require(isinstance(is_directory, bool), "an is_directory that is no bool")
-        _require(isinstance(document["push_date"], str), "a push_date that is no text")
         parse_date(document["push_date"])
         _require(document.get("format", 1) == MANIFEST_FORMAT, "a newer format")
         _require(not document.get("pack"), "a pack, which this version cannot read")
-        contents = document["contents"] if is_directory else [""]
-        _require(isinstance(contents, list), "contents that are no list")
-        if "files" in document:
-            files = tuple(map(_read_manifest_file, document["files"]))
-            _require(sorted(map(str, contents)) == sorted(file.path for file in files),
-                     "files that are not the contents")  # fmt: skip
-        else:
-            files = tuple(map(ManifestFile, contents))
-        empty = tuple(document.get("empty_directories", ()))
+        paths = document["contents"] if is_directory else [""]
+        empty = document.get("empty_directories", [])
+        _require(
+            isinstance(paths, list) and isinstance(empty, list), "no list of paths"
+        )
         if is_directory:
-            _check_paths([file.path for file in files], empty)
-        return cls(is_directory, files, empty, document)
+            _check_paths(paths, empty)
+        files = tuple(map(ManifestFile, paths))
+        if "files" in document:
+            files = tuple(map(ManifestFile.from_entry, document["files"]))
+            same = sorted(file.path for file in files) == sorted(paths)
+            _require(same, "files that are not the contents")
+        return cls(is_directory, files, tuple(empty), document)
 
     def to_json(self) -> bytes:
         """Write the manifest as its `.meta` object or marker holds it."""
         return json.dumps(self.document).encode()
 
-    def with_files(self, files: Sequence[ManifestFile]) -> Manifest:
-        """Return the manifest with the sizes and digests that a download measured."""
-        return self._replace(files=tuple(files))._with_lists()
-
     def has_same_content(self, other: Manifest) -> bool:
         """Tell whether two manifests describe the same files, to the byte."""
         return self[:3] == other[:3] and all(file.sha256 for file in self.files)
 
-    @property
-    def size(self) -> int:
-        """Bytes of all files whose size is known."""
-        return sum(file.size or 0 for file in self.files)
-
-    def _with_lists(self) -> Manifest:
-        lists: Dict[str, Any] = {"files": list(map(_write_manifest_file, self.files))}
-        if self.is_directory:
-            lists["contents"] = [file.path for file in self.files]
-        if self.empty_directories:
-            lists["empty_directories"] = list(self.empty_directories)
-        return self._replace(document={**self.document, **lists})
+    def describe(self) -> dict[str, Any]:
+        """Return the JSON object as modelkit does, with `push_date` as a datetime."""
+        return {**self.document, "push_date": parse_date(self.document["push_date"])}
 
 
 def _require(condition: bool, otherwise: str) -> None:
@@ -1028,28 +913,13 @@ def _require(condition: bool, otherwise: str) -> None:
         raise ValueError(otherwise)
 
 
-def _read_manifest_file(entry: Any) -> ManifestFile:
-    file = ManifestFile(
-        entry["path"], entry["size"], entry["sha256"], entry.get("executable", False)
-    )
-    _require(type(file.size) is int and file.size >= 0, "a size that is no number")
-    _require(bool(_SHA256.fullmatch(entry["sha256"])), "a sha256 that is none")
-    _require(isinstance(file.executable, bool), "an executable that is no bool")
-    return file
-
-
-def _write_manifest_file(file: ManifestFile) -> Dict[str, Any]:
-    entry: Dict[str, Any] = {"path": file.path, "size": file.size, "sha256": file.sha256}
-    return {**entry, "executable": True} if file.executable else entry
-
-
 def _check_paths(files: Sequence[str], empty: Sequence[str]) -> None:
     """Raise ValueError unless all paths can lie in one folder, and none leaves it."""
     paths, folders = {*files, *empty}, set()
     _require(len(paths) == len(files) + len(empty), "a path twice")
     for path in paths:
-        _require(isinstance(path, str) and is_contained(path) and path != SUCCESS,
-                 f"the path {_shorten(path)}")  # fmt: skip
+        fit = isinstance(path, str) and is_contained(path) and path != SUCCESS
+        _require(fit, f"the path {_shorten(path)}")
         parent = path.rpartition("/")[0]
         while parent and parent not in folders:
             folders.add(parent)
@@ -1057,15 +927,15 @@ def _check_paths(files: Sequence[str], empty: Sequence[str]) -> None:
     _require(not paths & folders, "a path that is both a file and a folder")
 
 
-def parse_date(text: str) -> Any:
-    """Return an ISO 8601 time as a `datetime`; ValueError if it is none."""
+def parse_date(text: str) -> datetime:
+    """Return an ISO 8601 time; ValueError or TypeError if it is none."""
     from datetime import datetime
 
     # before Python 3.11, fromisoformat does not know the Z
     return datetime.fromisoformat(text[:-1] + "+00:00" if text[-1:] == "Z" else text)
 
 
-def _read_json(data: bytes, object_name: str) -> Dict[str, Any]:
+def _read_json(data: bytes, object_name: str) -> dict[str, Any]:
     try:
         document = json.loads(data)
     except (ValueError, RecursionError) as error:
@@ -1075,31 +945,20 @@ def _read_json(data: bytes, object_name: str) -> Dict[str, Any]:
     return document
 
 
-def _read_versions(data: bytes, object_name: str) -> Tuple[Dict[str, Any], List[str]]:
-    """Return a `.versions` object whole, and the versions that it lists."""
+def _read_versions(data: bytes, object_name: str) -> dict[str, Any]:
+    """Return a `.versions` object, whose `versions` is a list of versions."""
     document = _read_json(data, object_name)
-    versions = document.get("versions")
     try:
+        versions = document.get("versions")
         _require(isinstance(versions, list), f"versions {_shorten(versions)}")
-        for version in versions or ():
+        for version in document["versions"]:
             AssetSpec.check_version_valid(version)
     except ValueError as error:
         raise AssetIntegrityError(object_name, "a list of versions", error) from error
-    return document, cast(List[str], versions)
+    return document
 
 
-def _user_and_host() -> str:
-    import getpass
-    import socket
-
-    try:
-        user = getpass.getuser()
-    except (ImportError, KeyError, OSError):  # a uid without a name, as in containers
-        user = "unknown"
-    return f"{user}@{socket.gethostname()}"
-
-
-# --------------------------------------------------------------------- drivers
+# ------------------------------------------------------------------- drivers
 
 
 class ObjectSink(Protocol):
@@ -1123,14 +982,14 @@ class StorageDriver(Protocol):
 
     bucket: str
 
-    def stat_object(self, name: str) -> Tuple[int, str]:
+    def stat_object(self, name: str) -> tuple[int, str]:
         """Return an object's size in bytes and its opaque etag."""
 
-    def read_object(self, name: str) -> Tuple[bytes, str]:
+    def read_object(self, name: str) -> tuple[bytes, str]:
         """Return a small object whole, and its etag, from one request."""
 
     def write_object(
-        self, data: bytes, name: str, *, if_match: Optional[str] = None
+        self, data: bytes, name: str, *, if_match: str | None = None
     ) -> str:
         """Write an object in one request and return its new etag.
 
@@ -1138,7 +997,7 @@ class StorageDriver(Protocol):
         """
 
     def download_object(
-        self, name: str, sink: ObjectSink, start: int = 0, length: Optional[int] = None
+        self, name: str, sink: ObjectSink, start: int = 0, length: int | None = None
     ) -> None:
         """Write an object's bytes from start on to the sink, in bounded memory."""
 
@@ -1163,30 +1022,33 @@ class LocalDriver:
     """A plain folder as a store; an object's name is its path in it.
 
     - an object is written beside its place and renamed: it is seen whole or not at all
-    - conditional writes hold between threads, processes, and hosts that share the folder
+    - conditional writes hold between threads, processes, and hosts that share it
     - no object but the one named is touched, whatever else lies in the folder
+
     Permissions: reading needs r-x on the folders; publishing also needs w.
     """
 
-    def __init__(self, bucket: str, client: object = None, **settings: object) -> None:
+    def __init__(
+        self, bucket: StrPath, client: object = None, **settings: object
+    ) -> None:
         self.bucket = os.fspath(bucket)
         self._check_bucket()
 
-    def stat_object(self, name: str) -> Tuple[int, str]:
+    def stat_object(self, name: str) -> tuple[int, str]:
         """Return an object's size in bytes and its etag."""
         with self._open(name) as file:
             status = os.fstat(file.fileno())
             data = file.read() if status.st_size <= _SMALL_OBJECT else b""
             return status.st_size, _local_etag(data, status)
 
-    def read_object(self, name: str) -> Tuple[bytes, str]:
+    def read_object(self, name: str) -> tuple[bytes, str]:
         """Return a small object whole, and its etag."""
         with self._open(name) as file:
             data = file.read()
             return data, _local_etag(data, os.fstat(file.fileno()))
 
     def write_object(
-        self, data: bytes, name: str, *, if_match: Optional[str] = None
+        self, data: bytes, name: str, *, if_match: str | None = None
     ) -> str:
         """Write an object, if the condition holds, and return its new etag."""
         with self._staged(name) as (staged, path):
@@ -1195,22 +1057,26 @@ class LocalDriver:
             etag = _local_etag(data, os.stat(staged))
             if if_match is None:
                 os.replace(staged, path)
+            elif if_match:
+                with _exclusive(os.path.join(os.path.dirname(path), f"{_OWN}.lock")):
+                    if (
+                        not os.path.isfile(path)
+                        or self.stat_object(name)[1] != if_match
+                    ):
+                        raise FileExistsError(f"the object {name!r} has changed")
+                    os.replace(staged, path)
             else:
-                with _exclusive(os.path.join(os.path.dirname(path), _OWN + ".lock")):
-                    self._replace_if(staged, path, name, if_match)
+                _create(staged, path)
             return etag
 
     def download_object(
-        self, name: str, sink: ObjectSink, start: int = 0, length: Optional[int] = None
+        self, name: str, sink: ObjectSink, start: int = 0, length: int | None = None
     ) -> None:
         """Write an object's bytes from start on to the sink."""
         with self._open(name) as file:
             file.seek(start)
-            left = length if length is not None else sys.maxsize
-            while left > 0:
-                data = file.read(min(_CHUNK, left))
-                if not data:
-                    break
+            left = sys.maxsize if length is None else length
+            while left > 0 and (data := file.read(min(_CHUNK, left))):
                 sink.write(data)
                 left -= len(data)
 
@@ -1223,12 +1089,16 @@ class LocalDriver:
             os.replace(staged, target)
 
     def iterate_objects(self, prefix: str = "") -> Iterator[str]:
-        """Yield the names below a prefix; what comes or goes meanwhile may be missed."""
+        """Yield the names below a prefix; what comes meanwhile may be missed."""
         self._check_bucket()
         pending = [prefix.strip("/")]
         while pending:
             folder = pending.pop()
-            for entry in self._list_folder(folder):
+            try:
+                entries = list(os.scandir(local_path(self.bucket, folder)))
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            for entry in entries:
                 name = f"{folder}/{entry.name}" if folder else entry.name
                 if entry.is_dir(follow_symlinks=False):
                     pending.append(name)
@@ -1237,10 +1107,8 @@ class LocalDriver:
 
     def delete_object(self, name: str) -> None:
         """Delete an object, if it is there."""
-        try:
+        with suppress(FileNotFoundError):
             os.unlink(self._path(name))
-        except FileNotFoundError:
-            pass
 
     def get_object_uri(self, name: str) -> str:
         """Return the object's path."""
@@ -1251,72 +1119,63 @@ class LocalDriver:
 
     def _check_bucket(self) -> None:
         if not os.path.isdir(self.bucket):
-            raise FolderDoesNotExistError(
-                "store folder", self.bucket, "MODELKIT_STORAGE_BUCKET"
-            )
+            variable = "MODELKIT_STORAGE_BUCKET"
+            raise FolderDoesNotExistError("store folder", self.bucket, variable)
 
     def _path(self, name: str) -> str:
         if not is_contained(name):
             raise ValueError(f"the object name {_shorten(name)} leaves the store")
-        return os.path.join(self.bucket, *name.split("/"))
+        return local_path(self.bucket, name)
 
-    def _open(self, name: str) -> Any:
-        path = self._path(name)
+    def _open(self, name: str) -> IO[bytes]:
         try:
-            return open(path, "rb")
+            return open(self._path(name), "rb")
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             self._check_bucket()
             raise FileNotFoundError(f"no object {name!r}") from None
 
-    def _list_folder(self, folder: str) -> List[os.DirEntry[str]]:
-        try:
-            with os.scandir(os.path.join(self.bucket, *folder.split("/"))) as entries:
-                return sorted(entries, key=lambda entry: entry.name)
-        except (FileNotFoundError, NotADirectoryError):
-            return []
-
     @contextmanager
-    def _staged(self, name: str) -> Iterator[Tuple[str, str]]:
+    def _staged(self, name: str) -> Iterator[tuple[str, str]]:
         """Yield where to write an object and where it belongs, in one folder."""
         self._check_bucket()
         path = self._path(name)
         folder = os.path.dirname(path)
         try:
             os.makedirs(folder, exist_ok=True)
-        except FileExistsError:
+        except FileExistsError:  # which would say that a condition failed
             raise NotADirectoryError(f"{folder!r} is an object, not a folder") from None
-        staged = os.path.join(folder, f"{_OWN}.{os.getpid()}.{_token()}")
+        staged = os.path.join(folder, f"{_OWN}.{_token()}")
         try:
             yield staged, path
         finally:
-            _remove_file(staged)
-
-    def _replace_if(self, staged: str, path: str, name: str, if_match: str) -> None:
-        if not if_match:
-            try:
-                # fails where the object is there, even if a writer knows no lock
-                return os.link(staged, path)
-            except FileExistsError:
-                raise FileExistsError(f"the object {name!r} exists") from None
-            except OSError:  # a file system without hard links
-                if os.path.lexists(path):
-                    raise FileExistsError(f"the object {name!r} exists") from None
-        elif not os.path.exists(path) or self.stat_object(name)[1] != if_match:
-            raise FileExistsError(f"the object {name!r} has changed")
-        os.replace(staged, path)
+            with suppress(FileNotFoundError):
+                os.unlink(staged)
 
 
 def _local_etag(data: bytes, status: os.stat_result) -> str:
     """Name the content of a local object.
 
-    Times and inode numbers come again within a few milliseconds, so where a write may
-    depend on the etag, of small objects, it is a digest.
+    Times and inode numbers come again within a few milliseconds, so of small objects,
+    where a write may depend on the etag, it is a digest.
     """
     if status.st_size > _SMALL_OBJECT:
         return f"{status.st_mtime_ns:x}-{status.st_size:x}-{status.st_ino:x}"
     import hashlib
 
     return hashlib.sha256(data).hexdigest()
+
+
+def _create(staged: str, path: str) -> None:
+    """Rename a file to a path, unless there is one: FileExistsError."""
+    try:
+        os.link(staged, path)  # holds even among writers that know no lock
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links
+        with _exclusive(os.path.join(os.path.dirname(path), f"{_OWN}.lock")):
+            if os.path.lexists(path):
+                raise FileExistsError(f"{path!r} exists") from None
+            os.replace(staged, path)
 
 
 @contextmanager
@@ -1342,14 +1201,7 @@ def _token() -> str:
     return os.urandom(6).hex()
 
 
-def _remove_file(path: str) -> None:
-    try:
-        os.unlink(path)
-    except FileNotFoundError:
-        pass
-
-
-def load_driver(provider: str) -> Type[StorageDriver]:
+def load_driver(provider: str) -> type[StorageDriver]:
     """Return the driver class of a provider: `Driver` in `drivers/PROVIDER.py`.
 
     The file is looked for beside this one, and loaded by its path: an importable
@@ -1359,20 +1211,20 @@ def load_driver(provider: str) -> Type[StorageDriver]:
     if provider == "local":
         return LocalDriver
     files = _find_driver_files()
-    if provider not in files:
-        raise UnknownDriverError(provider, sorted(["local", *files]))
     module_name = f"{__name__}.drivers.{provider}"
-    module = sys.modules.get(module_name) or _load_module(module_name, files[provider])
+    module = sys.modules.get(module_name)
+    if module is None and provider in files:
+        module = _load_module(module_name, files[provider])
     driver = getattr(module, "Driver", None)
     if driver is None:
         raise UnknownDriverError(provider, sorted(["local", *files]))
-    return cast(Type[StorageDriver], driver)
+    return cast("type[StorageDriver]", driver)
 
 
-def _find_driver_files() -> Dict[str, str]:
+def _find_driver_files() -> dict[str, str]:
     """Return the path of each driver file, by provider."""
     here = os.path.dirname(os.path.abspath(__file__))
-    found: Dict[str, str] = {}
+    found: dict[str, str] = {}
     # an installed core lies in site-packages, where `drivers` may be anybody's: it
     # has its own folder, which comes first
     for folder in ("modelkit_assets_drivers", "drivers"):
@@ -1391,19 +1243,15 @@ def _load_module(name: str, path: str) -> Any:
     spec = spec_from_file_location(name, path)
     assert spec and spec.loader, path
     module = module_from_spec(spec)
+    spec.loader.exec_module(module)
     sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
     if isinstance(getattr(module, "Driver", None), type):
         # nobody can import the module by its name: let pickle ask the loader
         copyreg.pickle(module.Driver, _reduce_driver)
     return module
 
 
-def _reduce_driver(driver: Any) -> Tuple[Any, ...]:
+def _reduce_driver(driver: Any) -> tuple[Any, ...]:
     get_state = getattr(driver, "__getstate__", lambda: driver.__dict__)
     return _new_driver, (type(driver).__module__.rpartition(".")[2],), get_state()
 
@@ -1413,7 +1261,7 @@ def _new_driver(provider: str) -> StorageDriver:
     return driver.__new__(driver)
 
 
-# --------------------------------------------------------------------- transfers
+# ------------------------------------------------------------------- transfers
 
 
 class _Stopped(Exception):
@@ -1423,21 +1271,16 @@ class _Stopped(Exception):
 class _Sink:
     """Write and hash what a driver reads, and never more than there may be."""
 
-    def __init__(
-        self, file: Any, object_name: str, size: Optional[int],
-        advance: Callable[[int], None],
-    ) -> None:  # fmt: skip
+    def __init__(self, file: IO[bytes], size: int | None, advance: Progress) -> None:
         import hashlib
 
-        self._file, self._object_name, self._size = file, object_name, size
-        self._advance = advance
-        self.hash = hashlib.sha256()
-        self.written = 0
+        self.hash, self.written = hashlib.sha256(), 0
+        self._file, self._size, self._advance = file, size, advance
 
     def write(self, data: bytes) -> None:
         self.written += len(data)
         if self._size is not None and self.written > self._size:
-            raise AssetIntegrityError(self._object_name, f"{self._size} bytes", "more")
+            raise AssetIntegrityError(self._file.name, f"{self._size} bytes", "more")
         try:
             self._file.write(data)
         except OSError as error:  # not to be mistaken for the store's
@@ -1447,17 +1290,14 @@ class _Sink:
 
 
 class _Transfer:
-    """The moving of bytes for one operation: several objects at once, each retried.
-
-    on_progress is called with each number of bytes that was moved, from any thread.
-    """
+    """The moving of bytes for one operation: several objects at once, each retried."""
 
     def __init__(
         self,
         driver: StorageDriver,
         timeout_s: float,
         workers: int,
-        on_progress: Optional[Callable[[int], None]] = None,
+        on_progress: Progress | None = None,
     ) -> None:
         self.driver, self.timeout_s, self.workers = driver, timeout_s, workers
         self._on_progress = on_progress
@@ -1470,18 +1310,17 @@ class _Transfer:
         if self._on_progress:
             self._on_progress(size)
 
-    def run(self, function: Callable[[Item], T], items: Iterable[Item]) -> List[T]:
+    def run(self, function: Callable[[Item], T], items: Iterable[Item]) -> list[T]:
         """Return function(item) for each item, in order, several at once.
 
         The first error stops the others, where they are, and is raised.
         """
-        waiting = list(enumerate(items))
-        waiting.reverse()
-        results: Dict[int, T] = {}
-        errors: List[BaseException] = []
+        waiting = list(enumerate(items))[::-1]
+        results: dict[int, T] = {}
+        errors: list[BaseException] = []
         taking = threading.Lock()
 
-        def take() -> Optional[Tuple[int, Item]]:
+        def take() -> tuple[int, Item] | None:
             with taking:
                 return waiting.pop() if waiting and not self._stop.is_set() else None
 
@@ -1501,23 +1340,22 @@ class _Transfer:
     def _run_threads(self, work: Callable[[], None], number: int) -> None:
         # daemons: an upload, which nothing can stop, must not hold up an interrupt
         threads = [threading.Thread(target=work, daemon=True) for _ in range(number)]
+        for thread in threads:
+            thread.start()
         try:
-            for thread in threads:
-                thread.start()
             for thread in threads:
                 thread.join()
         except BaseException:
             self._stop.set()
             deadline = time.monotonic() + _STOP_GRACE_S
             for thread in threads:
-                if thread.ident:
-                    thread.join(max(0.0, deadline - time.monotonic()))
+                thread.join(max(0.0, deadline - time.monotonic()))
             raise
 
     def retry(
         self,
-        attempt: Callable[[], T],
         object_name: str,
+        attempt: Callable[[], T],
         moved: Callable[[], int] = lambda: 0,
     ) -> T:
         """Return attempt(), repeated after transient failures, with our own errors.
@@ -1533,29 +1371,29 @@ class _Transfer:
                 now = time.monotonic()
                 if not failing_since or moved() > before:
                     failing_since, before, delay = now, moved(), _FIRST_DELAY_S
-                pause = delay * int.from_bytes(os.urandom(2), "big") / 0xFFFF
+                pause = _random() * delay
                 if now + pause > failing_since + self.timeout_s:
                     waited = now - failing_since
                     raise StorageUnavailableError(object_name, waited, error) from error
-                _logger().info("trying %r again in %.1f s: %s", object_name, pause, error)
-            except OSError as error:
+                _logger().info(
+                    "trying %r again in %.1f s: %s", object_name, pause, error
+                )
+            except (OSError, ValueError) as error:
+                if isinstance(error, (ModelkitAssetsError, FileExistsError)):
+                    raise  # that a condition failed is for the caller to handle
                 raise self._translate(error, object_name) from error
-            except ValueError as error:
-                if isinstance(error, ModelkitAssetsError):
-                    raise
-                raise ConfigurationError(f"{object_name!r}: {error}") from error
             if self._stop.wait(pause):
                 raise _Stopped
             delay = min(2 * delay, _MAX_DELAY_S)
 
-    def _translate(self, error: OSError, object_name: str) -> Exception:
-        """Return one of our errors in place of a driver's, which is built-in."""
-        if isinstance(error, (ModelkitAssetsError, FileExistsError)):
-            return error  # that a condition failed is for the caller to handle
+    def _translate(self, error: Exception, object_name: str) -> StorageDriverError:
+        """Return one of our errors for one of a driver's, which is built-in."""
         if isinstance(error, FileNotFoundError):
             return ObjectDoesNotExistError(self.driver, self.driver.bucket, object_name)
         if isinstance(error, PermissionError):
             return StorageAccessError(object_name, error)
+        if isinstance(error, ValueError):
+            return ConfigurationError(f"{object_name!r}: {error}")
         return StorageDriverError(f"{object_name!r}: {error}")
 
     def download(self, object_name: str, path: str, file: ManifestFile) -> ManifestFile:
@@ -1573,170 +1411,171 @@ class _Transfer:
         self, object_name: str, path: str, file: ManifestFile
     ) -> ManifestFile:
         with open(path, "wb") as target:
-            sink = _Sink(target, object_name, file.size, self.advance)
+            sink = _Sink(target, file.size, self.advance)
             if file.sha256 != _EMPTY_SHA256:  # of which nothing needs to be asked
                 self.retry(
-                    lambda: self.driver.download_object(object_name, sink, sink.written),
                     object_name,
+                    lambda: self.driver.download_object(
+                        object_name, sink, sink.written
+                    ),
                     lambda: sink.written,
                 )
         if file.executable:
             mode = os.stat(path).st_mode
             os.chmod(path, mode | (mode & 0o444) >> 2)  # for those who may read
-        digest = sink.hash.hexdigest()
-        if file.sha256 and (sink.written, digest) != (file.size, file.sha256):
-            raise AssetIntegrityError(
-                object_name,
-                f"{file.size} bytes with SHA-256 {file.sha256}",
-                f"{sink.written} with {digest}",
-                "Nothing of it is visible; publish a new version if it is so in the store",
-            )
-        return file._replace(size=sink.written, sha256=digest)
+        got = file._replace(size=sink.written, sha256=sink.hash.hexdigest())
+        if file.sha256 and got != file:
+            expected = f"{file.size} bytes with SHA-256 {file.sha256}"
+            size_and_digest = f"{got.size} bytes with {got.sha256}"
+            raise AssetIntegrityError(object_name, expected, size_and_digest)
+        return got
 
-    def keep_right(self, files: Iterable[ManifestFile], root: str) -> List[ManifestFile]:
+    def find_right(
+        self, files: Iterable[ManifestFile], root: str
+    ) -> list[ManifestFile]:
         """Return those files that lie below root with the right size and digest."""
 
-        def is_right(file: ManifestFile) -> bool:
+        def check(file: ManifestFile) -> ManifestFile | None:
             path = local_path(root, file.path)
-            try:
-                if not file.sha256 or os.stat(path).st_size != file.size:
-                    return False
-                return hash_file(path, self.advance)[1] == file.sha256
-            except OSError:
-                return False
+            with suppress(OSError):
+                if file.sha256 and os.stat(path).st_size == file.size:
+                    right = hash_file(path, self.advance) == file.sha256
+                    return file if right else None
+            return None
 
-        files = list(files)
-        return [file for file, right in zip(files, self.run(is_right, files)) if right]
+        return [file for file in self.run(check, files) if file]
 
 
-def hash_file(path: str, advance: Callable[[int], None]) -> Tuple[int, str]:
-    """Return a file's size in bytes and SHA-256, read in bounded memory."""
+def hash_file(path: str, advance: Progress) -> str:
+    """Return a file's SHA-256 in hexadecimal, reading it in bounded memory."""
     import hashlib
 
-    digest, size = hashlib.sha256(), 0
+    digest = hashlib.sha256()
     with open(path, "rb", buffering=0) as file:
-        while True:
-            data = file.read(_CHUNK)
-            if not data:
-                return size, digest.hexdigest()
+        while data := file.read(_CHUNK):
             digest.update(data)
-            size += len(data)
             advance(len(data))
+    return digest.hexdigest()
 
 
 def local_path(root: str, part: str) -> str:
-    """Return where an asset's part lies; root itself for the part of a file asset."""
+    """Return where a part lies below a folder; the root itself for the part `""`."""
     return os.path.join(root, *part.split("/")) if part else root
 
 
-# --------------------------------------------------------------------- publishing
+def _random() -> float:
+    """Return a number from 0 to 1; `random` would cost the start-up 6 ms."""
+    return int.from_bytes(os.urandom(2), "big") / 0xFFFF
+
+
+# ------------------------------------------------------------------- publishing
 
 
 class _Source(NamedTuple):
-    """What is being published: its manifest, and each file's path and stamp."""
+    """What is being published: its manifest, and each part's path and stamp."""
 
     manifest: Manifest
-    stamps: Dict[str, Tuple[str, Tuple[int, ...]]]
+    stamps: dict[str, tuple[str, tuple[int, ...]]]
 
 
-def _read_source(path: str, transfer: _Transfer) -> _Source:
-    """Find and hash all that is published with a path; InvalidSourceError if unfit."""
+def _read_source(top: str, transfer: _Transfer) -> _Source:
+    """Find and hash all that is to be published; InvalidSourceError if it cannot be."""
+
+    def describe(part: str) -> ManifestFile:
+        path, stamp = found[part]
+        digest = hash_file(path, transfer.advance)
+        _check_unchanged(path, stamp)
+        executable = bool(os.stat(path).st_mode & stat.S_IXUSR)
+        return ManifestFile(part, stamp[0], digest, executable)
+
     try:
-        found = dict(_walk_source(path))
-        files = [part for part, (_, status) in found.items() if status is not None]
-        if not files:
-            raise InvalidSourceError(path, "it holds no files")
-        stamps = {part: (found[part][0], _stamp(found[part][1])) for part in files}
-        entries = transfer.run(
-            lambda part: _describe_file(part, *stamps[part], transfer), files
-        )
+        found = dict(_walk_source(top))
+        empty = [part for part, (_, stamp) in found.items() if not stamp]
+        files = transfer.run(describe, [part for part in found if part not in empty])
     except OSError as error:
         if isinstance(error, ModelkitAssetsError):
             raise
-        at = f" ({error.filename!r})" if error.filename not in (None, path) else ""
-        raise InvalidSourceError(path, f"{error.strerror or error}{at}") from error
-    empty = [part for part in found if part not in stamps]
-    return _Source(Manifest.create("" not in stamps, entries, empty), stamps)
+        reason = f"{error.strerror}: {error.filename!r}"
+        raise InvalidSourceError(top, reason) from error
+    if not files:
+        raise InvalidSourceError(top, "it holds no files")
+    return _Source(Manifest.create("" not in found, files, empty), found)
 
 
-def _walk_source(
-    top: str,
-) -> Iterator[Tuple[str, Tuple[str, Optional[os.stat_result]]]]:
-    """Yield (part, (path, status)) of each file, and with None of each empty folder.
+def _walk_source(top: str) -> Iterator[tuple[str, tuple[str, tuple[int, ...]]]]:
+    """Yield (part, (path, stamp)) of each file, and of each empty folder without stamp.
 
-    Symbolic links are followed. In order of the parts; `""` is a source that is a file.
+    In order; links are followed; the part is `""` where the source is a file itself.
     """
-    pending: List[Tuple[str, str, Tuple[Tuple[int, int], ...]]] = [("", top, ())]
+    pending: list[tuple[str, str, frozenset[tuple[int, int]]]] = [
+        ("", top, frozenset())
+    ]
     while pending:
         part, path, above = pending.pop()
         status = os.stat(path)
-        identity = (status.st_dev, status.st_ino)
+        here = (status.st_dev, status.st_ino)
         if part and not is_contained(part):
-            raise InvalidSourceError(top, f"the name {part!r} cannot be kept everywhere")
+            raise InvalidSourceError(
+                top, f"the name {part!r} cannot be kept everywhere"
+            )
         if stat.S_ISREG(status.st_mode):
-            yield part, (path, status)
+            yield part, (path, _stamp(status))
         elif not stat.S_ISDIR(status.st_mode):
             raise InvalidSourceError(top, f"{path!r} is neither a file nor a folder")
-        elif identity in above:
-            raise InvalidSourceError(top, f"the link {path!r} leads back to a folder above")
+        elif here in above:
+            raise InvalidSourceError(
+                top, f"the link {path!r} leads back to where it lies"
+            )
         else:
-            names = [name for name in os.listdir(path) if part or not _is_marker(path, name)]
-            if not names and part:
-                yield part, (path, None)
-            pending += [
-                (f"{part}/{name}" if part else name, os.path.join(path, name),
-                 (*above, identity))
-                for name in sorted(names, reverse=True)
-            ]  # fmt: skip
+            names = sorted(os.listdir(path), reverse=True)
+            if not part and SUCCESS in names:
+                _check_marker(os.path.join(path, SUCCESS))
+                names.remove(SUCCESS)
+            if part and not names:
+                yield part, (path, ())
+            prefix = f"{part}/" if part else ""
+            for name in names:
+                pending.append(
+                    (prefix + name, os.path.join(path, name), above | {here})
+                )
 
 
-def _is_marker(folder: str, name: str) -> bool:
-    """Tell whether an entry is the marker of a cached copy, which is not its content."""
-    if name != SUCCESS:
-        return False
-    path = os.path.join(folder, name)
+def _check_marker(path: str) -> None:
+    """Raise InvalidSourceError unless a file is the marker of a cached copy.
+
+    That is not content, so publishing the copy leaves it out.
+    """
     with open(path, "rb") as file:
         data = file.read()
     try:
-        return not data or bool(Manifest.from_json(data, path))
+        if data:
+            Manifest.from_json(data, path)
     except AssetIntegrityError:
-        raise InvalidSourceError(folder, f"{name!r} is a reserved name") from None
+        raise InvalidSourceError(path, "markers have that name, rename it") from None
 
 
-def _stamp(status: Optional[os.stat_result]) -> Tuple[int, ...]:
-    """Return what changes when a file does."""
-    assert status
-    return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+def _stamp(status: os.stat_result) -> tuple[int, ...]:
+    """Return what changes when a file does; its size comes first."""
+    return status.st_size, status.st_ino, status.st_mtime_ns, status.st_ctime_ns
 
 
-def _describe_file(
-    part: str, path: str, stamp: Tuple[int, ...], transfer: _Transfer
-) -> ManifestFile:
-    size, digest = hash_file(path, transfer.advance)
-    _check_unchanged(path, stamp)
-    executable = bool(os.stat(path).st_mode & stat.S_IXUSR)
-    return ManifestFile(part, size, digest, executable)
-
-
-def _check_unchanged(path: str, stamp: Tuple[int, ...]) -> None:
-    try:
+def _check_unchanged(path: str, stamp: tuple[int, ...]) -> None:
+    with suppress(FileNotFoundError):
         if _stamp(os.stat(path)) == stamp:
             return
-    except FileNotFoundError:
-        pass
     raise SourceChangedError(path)
 
 
-# --------------------------------------------------------------------- the store
+# ------------------------------------------------------------------- the store
 
 
 class StorageProvider:
     """The remote store: publishes versions, and reads what is published.
 
-    An argument beats its environment variable, which beats the default:
-    timeout_s (MODELKIT_STORAGE_TIMEOUT_S, seconds), prefix, force_download, provider
-    (`s3`, `gcs`, `az`, `local`, or a driver file's name), and the driver's own
-    settings, `bucket` among them. client is a ready SDK client for the driver.
+    An argument beats its environment variable, which beats the default: timeout_s
+    (seconds), prefix, force_download, provider (`s3`, `gcs`, `az`, `local`, or a driver
+    file's name), and the driver's own settings, `bucket` among them. client is a ready
+    SDK client for the driver.
 
     - any number of publishers at once, and a crash at any point, lose and tear nothing
     - nothing in the store is ever deleted or replaced, but the list of versions
@@ -1744,35 +1583,43 @@ class StorageProvider:
 
     def __init__(
         self,
-        timeout_s: Optional[float] = None,
-        prefix: Optional[str] = None,
-        force_download: Optional[bool] = None,
-        provider: Optional[str] = None,
-        client: Optional[Any] = None,
+        timeout_s: float | None = None,
+        prefix: str | None = None,
+        force_download: bool | None = None,
+        provider: str | None = None,
+        client: Any = None,
         **driver_settings: Any,
     ) -> None:
-        self.provider = _setting(
-            provider, "MODELKIT_STORAGE_PROVIDER", "STORAGE_PROVIDER"
-        )
+        names = ("MODELKIT_STORAGE_PROVIDER", "STORAGE_PROVIDER")
+        self.provider = _setting(provider, *names)
         if not self.provider:
             raise NoConfiguredProviderError()
-        self.timeout = _number(timeout_s, "MODELKIT_STORAGE_TIMEOUT_S", DEFAULT_TIMEOUT_S)
-        self.workers = _number(None, "MODELKIT_STORAGE_WORKERS", DEFAULT_WORKERS)
-        self.force_download = _boolean(force_download, "MODELKIT_STORAGE_FORCE_DOWNLOAD")
-        _boolean(driver_settings.pop("lazy_driver", None), "MODELKIT_LAZY_DRIVER")
-        self.prefix = _setting(prefix, "MODELKIT_STORAGE_PREFIX") or DEFAULT_PREFIX
-        self.prefix = self.prefix.strip("/")
+        self.timeout = _number(timeout_s, "MODELKIT_STORAGE_TIMEOUT_S", 300)
+        self.workers = int(_number(None, "MODELKIT_STORAGE_WORKERS", 16)) or 1
+        self.force_download = _boolean(
+            force_download, "MODELKIT_STORAGE_FORCE_DOWNLOAD"
+        )
+        prefix = _setting(prefix, "MODELKIT_STORAGE_PREFIX") or "modelkit-assets"
+        self.prefix = prefix.strip("/")
         if not is_contained(self.prefix):
-            raise ConfigurationError(
-                f"MODELKIT_STORAGE_PREFIX must be a path without ..: {self.prefix!r}"
-            )
-        if self.workers < 1 or self.workers % 1:
-            raise ConfigurationError("MODELKIT_STORAGE_WORKERS must be a whole number")
-        bucket = _setting(driver_settings.pop("bucket", None), "MODELKIT_STORAGE_BUCKET")
-        self.driver = _make_driver(self.provider, bucket, client, driver_settings)
+            reason = f"must be a path below the bucket, not {prefix!r}"
+            raise ConfigurationError(f"MODELKIT_STORAGE_PREFIX {reason}")
+        _boolean(driver_settings.pop("lazy_driver", None), "MODELKIT_LAZY_DRIVER")
+        bucket = _setting(
+            driver_settings.pop("bucket", None), "MODELKIT_STORAGE_BUCKET"
+        )
+        make_driver = cast(Any, load_driver(self.provider))
+        if not bucket:
+            raise ConfigurationError("MODELKIT_STORAGE_BUCKET is not set")
+        try:
+            self.driver: StorageDriver = make_driver(bucket, client, **driver_settings)
+        except ValueError as error:
+            if isinstance(error, ModelkitAssetsError):
+                raise
+            raise ConfigurationError(str(error)) from error
 
     def get_object_name(self, name: str, version: str) -> str:
-        """Return the object of a file asset, and what a directory's objects lie below."""
+        """Return a file asset's object, or what a directory's objects lie below."""
         AssetSpec.check_name_valid(name)
         AssetSpec.check_version_valid(version)
         return f"{self.prefix}/{name}/{version}"
@@ -1786,39 +1633,38 @@ class StorageProvider:
         AssetSpec.check_name_valid(name)
         return f"{self.prefix}/{name}.versions"
 
-    def get_versions_info(self, name: str) -> List[str]:
+    def get_versions_info(self, name: str) -> list[str]:
         """Return an asset's published versions, the latest first.
 
         ObjectDoesNotExistError where the store has no such asset.
         """
-        object_name = self.get_versions_object_name(name)
-        return _read_versions(self._read(object_name)[0], object_name)[1]
+        return cast("list[str]", self._read_versions(name)[0]["versions"])
 
-    def get_asset_meta(self, name: str, version: str) -> Dict[str, Any]:
+    def get_asset_meta(self, name: str, version: str) -> dict[str, Any]:
         """Return a version's manifest as JSON holds it, `push_date` as a datetime."""
-        return describe_manifest(self.read_manifest(name, version))
+        return self.read_manifest(name, version).describe()
 
     def read_manifest(self, name: str, version: str) -> Manifest:
         """Return a version's manifest; ObjectDoesNotExistError where there is none."""
         object_name = self.get_meta_object_name(name, version)
         return Manifest.from_json(self._read(object_name)[0], object_name)
 
-    def iterate_assets(self) -> Iterator[Tuple[str, List[str]]]:
+    def iterate_assets(self) -> Iterator[tuple[str, list[str]]]:
         """Yield each asset's name and its versions, in order of the names."""
         transfer = self._transfer()
         names = transfer.retry(
+            self.prefix,
             lambda: find_asset_names(
                 self.driver.iterate_objects(self.prefix), self.prefix
             ),
-            self.prefix,
         )
         yield from zip(names, transfer.run(self.get_versions_info, names))
 
     def new(
         self,
-        asset_path: str,
+        asset_path: StrPath,
         name: str,
-        version: Optional[str] = None,
+        version: str | None = None,
         dry_run: bool = False,
     ) -> str:
         """Publish a file or folder as a new asset, and return its version.
@@ -1827,15 +1673,18 @@ class StorageProvider:
         """
         check_new_name(name)
         spec = AssetSpec(name, version=version)
-        if self._read_listed(name)[1]:
+        if self._list_versions(name):
             raise AssetAlreadyExistsError(name)
-        return self._publish(asset_path, spec, [], dry_run)
+        version = self._push(asset_path, spec, [], False, dry_run)
+        if not dry_run:
+            self._commit(spec, version, is_new=True)
+        return version
 
     def update(
         self,
-        asset_path: str,
+        asset_path: StrPath,
         name: str,
-        version: Optional[str] = None,
+        version: str | None = None,
         *,
         bump_major: bool = False,
         dry_run: bool = False,
@@ -1846,27 +1695,28 @@ class StorageProvider:
         where the asset is not there yet. dry_run writes nothing.
         """
         spec = AssetSpec(name, version=version)
-        _, listed, etag = self._read_listed(name)
-        if not etag:
+        listed = self._list_versions(name)
+        if listed is None:
             raise AssetDoesNotExistError(name, hint="publish it first with `new`")
-        return self._publish(asset_path, spec, listed, dry_run, bump_major)
+        version = self._push(asset_path, spec, listed, bump_major, dry_run)
+        if not dry_run:
+            self._commit(spec, version, is_new=False)
+        return version
 
     def push(
-        self, asset_path: str, name: str, version: str, dry_run: bool = False
+        self, asset_path: StrPath, name: str, version: str, dry_run: bool = False
     ) -> None:
-        """Upload a version without listing it: a pinned spec finds it, no other does."""
+        """Upload a version without listing it, so that only a pinned spec finds it."""
         spec = AssetSpec(name, version=version)
-        self._push(asset_path, spec, self._read_listed(name)[1], dry_run)
+        self._push(asset_path, spec, self._list_versions(name) or [], False, dry_run)
 
-    def download(self, name: str, version: str, destination: str) -> Dict[str, Any]:
+    def download(self, name: str, version: str, destination: StrPath) -> dict[str, Any]:
         """Download a version to destination/NAME/VERSION; return its `path` and `meta`.
 
-        What is there before is replaced, once all is complete and its digests are right.
+        What is there before is replaced, once all is complete and has its digests.
         """
-        import shutil
-
         manifest = self.read_manifest(name, version)
-        path = local_path(destination, f"{name}/{version}")
+        path = local_path(os.fspath(destination), f"{name}/{version}")
         staging = os.path.join(os.path.dirname(path), f"{_OWN}.{_token()}")
         os.makedirs(staging)
         try:
@@ -1874,8 +1724,8 @@ class StorageProvider:
             manifest = self.download_files(name, version, manifest, data)
             swap_in(data, path, os.path.join(staging, "old"))
         finally:
-            shutil.rmtree(staging)
-        return {"path": path, "meta": describe_manifest(manifest)}
+            _remove_tree(staging)
+        return {"path": path, "meta": manifest.describe()}
 
     def download_files(
         self,
@@ -1883,98 +1733,90 @@ class StorageProvider:
         version: str,
         manifest: Manifest,
         root: str,
-        on_progress: Optional[Callable[[int], None]] = None,
+        on_progress: Progress | None = None,
     ) -> Manifest:
-        """Download a version's files below root, but those that are right there already.
+        """Download a version's files below root, but those that are right already.
 
         Returns the manifest with the sizes and digests of the files as they are now.
         """
         object_name = self.get_object_name(name, version)
         transfer = self._transfer(on_progress)
-        kept = set(transfer.keep_right(manifest.files, root))
-        missing = [file for file in manifest.files if file not in kept]
-        _make_folders(root, manifest)
-        _check_free_space(os.path.dirname(root), sum(file.size or 0 for file in missing))
-
-        def fetch(file: ManifestFile) -> ManifestFile:
-            source = f"{object_name}/{file.path}" if file.path else object_name
-            return transfer.download(source, local_path(root, file.path), file)
-
-        fetched = {file.path: file for file in transfer.run(fetch, missing)}
-        return manifest.with_files([fetched.get(file.path, file) for file in manifest.files])
-
-    def is_right(
-        self, manifest: Manifest, root: str, on_progress: Callable[[int], None]
-    ) -> bool:
-        """Tell whether all of a version's files lie below root, by their digests."""
-        transfer = self._transfer(on_progress)
-        return os.path.isdir(root) == manifest.is_directory and transfer.keep_right(
-            manifest.files, root
-        ) == list(manifest.files)
-
-    def _transfer(
-        self, on_progress: Optional[Callable[[int], None]] = None
-    ) -> _Transfer:
-        return _Transfer(self.driver, self.timeout, int(self.workers), on_progress)
-
-    def _read(self, object_name: str) -> Tuple[bytes, str]:
-        return self._transfer().retry(
-            lambda: self.driver.read_object(object_name), object_name
+        files = {file.path: file for file in manifest.files}
+        for file in transfer.find_right(manifest.files, root):
+            del files[file.path]
+        if manifest.is_directory:
+            folders = {part.rpartition("/")[0] for part in files}
+            for part in ("", *folders, *manifest.empty_directories):
+                os.makedirs(local_path(root, part), exist_ok=True)
+        _check_free_space(root, sum(file.size or 0 for file in files.values()))
+        fetched = transfer.run(
+            lambda file: transfer.download(
+                _join(object_name, file.path), local_path(root, file.path), file
+            ),
+            files.values(),
         )
+        files.update(zip(files, fetched))
+        return manifest.with_files([files.get(one.path, one) for one in manifest.files])
+
+    def is_right(self, manifest: Manifest, root: str, on_progress: Progress) -> bool:
+        """Tell whether all of a version's files lie below root, by their digests."""
+        right = self._transfer(on_progress).find_right(manifest.files, root)
+        return os.path.isdir(root) == manifest.is_directory and (
+            len(right) == len(manifest.files)
+        )
+
+    def _transfer(self, on_progress: Progress | None = None) -> _Transfer:
+        return _Transfer(self.driver, self.timeout, self.workers, on_progress)
+
+    def _retry(self, object_name: str, method: Callable[..., T], *args: Any) -> T:
+        return self._transfer().retry(object_name, lambda: method(*args, object_name))
+
+    def _read(self, object_name: str) -> tuple[bytes, str]:
+        return self._retry(object_name, self.driver.read_object)
 
     def _write(self, data: bytes, object_name: str, if_match: str) -> str:
         return self._transfer().retry(
-            lambda: self.driver.write_object(data, object_name, if_match=if_match),
             object_name,
+            lambda: self.driver.write_object(data, object_name, if_match=if_match),
         )
 
-    def _read_listed(self, name: str) -> Tuple[Dict[str, Any], List[str], str]:
-        """Return an asset's `.versions` object, what it lists, and its etag, or empty."""
+    def _read_versions(self, name: str) -> tuple[dict[str, Any], str]:
+        """Return an asset's `.versions` object and its etag."""
         object_name = self.get_versions_object_name(name)
-        try:
-            data, etag = self._read(object_name)
-        except ObjectDoesNotExistError:
-            return {}, [], ""
-        return (*_read_versions(data, object_name), etag)
+        data, etag = self._read(object_name)
+        return _read_versions(data, object_name), etag
 
-    def _publish(
-        self,
-        asset_path: str,
-        spec: AssetSpec,
-        listed: List[str],
-        dry_run: bool,
-        bump_major: bool = False,
-    ) -> str:
-        version = self._push(asset_path, spec, listed, dry_run, bump_major)
-        if not dry_run:
-            self._commit(spec, version, is_new=not listed)
-        return version
+    def _list_versions(self, name: str) -> list[str] | None:
+        """Return an asset's published versions; None where there is no such asset."""
+        try:
+            return self.get_versions_info(name)
+        except ObjectDoesNotExistError:
+            return None
 
     def _push(
         self,
-        asset_path: str,
+        asset_path: StrPath,
         spec: AssetSpec,
-        listed: List[str],
+        listed: list[str],
+        bump_major: bool,
         dry_run: bool,
-        bump_major: bool = False,
     ) -> str:
-        if spec.version and not (listed or spec.is_version_complete()):
-            raise InvalidVersionError(spec.version, "a first version must be complete")
+        """Claim a version and upload its data; return the version."""
         choose_next_version(spec, listed, bump_major)  # wrong? then before the hashing
         transfer = self._transfer()
         source = _read_source(os.fspath(asset_path), transfer)
-        taken = set(listed)
-        state = "taken"
+        taken, state = set(listed), "taken"
         while state == "taken":
             version = choose_next_version(spec, sorted(taken), bump_major)
             if version not in taken:
                 state = self._claim(spec.name, version, source.manifest, dry_run)
+            if state == "taken" and spec.is_version_complete():
+                raise AssetAlreadyExistsError(spec.name, version)
             if state == "taken":
-                if spec.is_version_complete():
-                    raise AssetAlreadyExistsError(spec.name, version)
-                taken |= {version, *self._read_listed(spec.name)[1]}
+                taken |= {version, *(self._list_versions(spec.name) or ())}
         if not dry_run:
-            self._upload(source, spec.name, version, transfer, state == "begun")
+            object_name = self.get_object_name(spec.name, version)
+            self._upload(source, object_name, transfer, state == "begun")
         return version
 
     def _claim(self, name: str, version: str, manifest: Manifest, dry_run: bool) -> str:
@@ -1995,51 +1837,44 @@ class StorageProvider:
         return state
 
     def _look_up(self, name: str, version: str, manifest: Manifest) -> str:
-        object_name = self.get_meta_object_name(name, version)
         try:
-            claimed = Manifest.from_json(self._read(object_name)[0], object_name)
+            claimed = self.read_manifest(name, version)
         except ObjectDoesNotExistError:
             return "taken" if self._has_data(name, version) else "free"
         except AssetIntegrityError:
             return "taken"
-        if manifest.has_same_content(claimed):
-            return "taken" if version in self._read_listed(name)[1] else "begun"
-        return "taken"
+        same = manifest.has_same_content(claimed)
+        listed = same and version in (self._list_versions(name) or ())
+        return "begun" if same and not listed else "taken"
 
     def _has_data(self, name: str, version: str) -> bool:
-        """Tell whether somebody uploads the version without a claim, as modelkit does."""
+        """Tell whether somebody uploads it without a claim, as modelkit does."""
         object_name = self.get_object_name(name, version)
-        if self._stat_size(object_name) is not None:
-            return True
-        return self._transfer().retry(
-            lambda: any(True for _ in self.driver.iterate_objects(object_name)),
+        return self._get_size(object_name) is not None or self._retry(
             object_name,
+            lambda prefix: any(map(bool, self.driver.iterate_objects(prefix))),
         )
 
-    def _stat_size(self, object_name: str) -> Optional[int]:
+    def _get_size(self, object_name: str) -> int | None:
         try:
-            return self._transfer().retry(
-                lambda: self.driver.stat_object(object_name)[0], object_name
-            )
+            return self._retry(object_name, self.driver.stat_object)[0]
         except ObjectDoesNotExistError:
             return None
 
     def _upload(
-        self, source: _Source, name: str, version: str, transfer: _Transfer, begun: bool
+        self, source: _Source, object_name: str, transfer: _Transfer, begun: bool
     ) -> None:
-        object_name = self.get_object_name(name, version)
-
         def upload(file: ManifestFile) -> None:
             path, stamp = source.stamps[file.path]
-            target = f"{object_name}/{file.path}" if file.path else object_name
+            target = _join(object_name, file.path)
             # nobody else may write below a claim, so what is there is from last time
-            if begun and self._stat_size(target) == file.size:
-                return
-            _check_unchanged(path, stamp)
-            try:
-                transfer.retry(lambda: self.driver.upload_object(path, target), target)
-            finally:
-                _check_unchanged(path, stamp)
+            if not begun or self._get_size(target) != file.size:
+                try:
+                    transfer.retry(
+                        target, lambda: self.driver.upload_object(path, target)
+                    )
+                finally:
+                    _check_unchanged(path, stamp)
             transfer.advance(file.size or 0)
 
         transfer.run(upload, source.manifest.files)
@@ -2049,9 +1884,13 @@ class StorageProvider:
         object_name = self.get_versions_object_name(spec.name)
         deadline = time.monotonic() + self.timeout
         while True:
-            document, listed, etag = self._read_listed(spec.name)
+            document: dict[str, Any] = {"versions": []}
+            etag = ""
+            with suppress(ObjectDoesNotExistError):
+                document, etag = self._read_versions(spec.name)
+            listed = document["versions"]
             if version in listed:
-                return  # ours, whose answer was lost; or one that completed our push
+                return  # by us, the answer lost, or by one that completed our push
             if is_new and listed:
                 raise AssetAlreadyExistsError(spec.name)
             system = spec.versioning_among([version])
@@ -2061,40 +1900,27 @@ class StorageProvider:
                 return
             except FileExistsError as error:  # another publisher was faster
                 if time.monotonic() > deadline:
-                    raise StorageUnavailableError(
-                        object_name, self.timeout, error
-                    ) from error
-                time.sleep(0.05 * int.from_bytes(os.urandom(1), "big") / 0xFF)
+                    late = StorageUnavailableError(object_name, self.timeout, error)
+                    raise late from error
+                time.sleep(0.05 * _random())
 
 
-def _make_driver(
-    provider: str, bucket: Optional[str], client: Any, settings: Dict[str, Any]
-) -> StorageDriver:
-    driver = cast(Any, load_driver(provider))
-    if not bucket:
-        raise ConfigurationError(
-            f"MODELKIT_STORAGE_BUCKET is not set, which the provider {provider!r} needs"
-        )
-    try:
-        return cast(StorageDriver, driver(bucket, client, **settings))
-    except ModelkitAssetsError:
-        raise
-    except ValueError as error:
-        raise ConfigurationError(str(error)) from error
+def _join(object_name: str, part: str) -> str:
+    return f"{object_name}/{part}" if part else object_name
 
 
-def find_asset_names(object_names: Iterable[str], prefix: str) -> List[str]:
+def find_asset_names(object_names: Iterable[str], prefix: str) -> list[str]:
     """Return the assets among a store's objects: those that a `.versions` object lists.
 
     A file called `x.versions` in a directory asset is none: it lies below a version.
     """
     candidates, versions = [], set()
     for object_name in object_names:
-        name = object_name[len(prefix) + 1 :]
-        if name.endswith(".versions"):
-            candidates.append(name[: -len(".versions")])
-        elif name.endswith(".meta"):
-            versions.add(name[: -len(".meta")])
+        name, _, suffix = object_name[len(prefix) + 1 :].rpartition(".")
+        if suffix == "versions":
+            candidates.append(name)
+        elif suffix == "meta":
+            versions.add(name)
 
     def is_asset(name: str) -> bool:
         segments = name.split("/")
@@ -2104,51 +1930,36 @@ def find_asset_names(object_names: Iterable[str], prefix: str) -> List[str]:
     return sorted(filter(is_asset, candidates))
 
 
-def describe_manifest(manifest: Manifest) -> Dict[str, Any]:
-    """Return a manifest as modelkit's `get_asset_meta` does."""
-    push_date = parse_date(manifest.document["push_date"])
-    return {**manifest.document, "push_date": push_date}
-
-
-def _make_folders(root: str, manifest: Manifest) -> None:
-    """Make the folders that a version's files lie in, and its empty ones."""
-    if not manifest.is_directory:
-        return
-    parts = {file.path.rpartition("/")[0] for file in manifest.files}
-    for part in ("", *parts, *manifest.empty_directories):
-        os.makedirs(local_path(root, part), exist_ok=True)
-
-
-def _check_free_space(folder: str, needed: int) -> None:
+def _check_free_space(path: str, needed: int) -> None:
     import shutil
 
-    free = shutil.disk_usage(folder).free
+    free = shutil.disk_usage(os.path.dirname(path)).free
     if needed > free:
-        raise AssetsDirError(folder, f"{needed} bytes are needed and {free} are free")
+        raise AssetsDirError(path, f"{needed} bytes are needed, {free} are free")
 
 
 def swap_in(new: str, path: str, aside: str) -> None:
-    """Rename new to path; a folder there, or one in the way, is renamed to aside first.
+    """Rename new to path; where a folder is in the way, first rename that to aside.
 
     Where that fails, what was there before is put back.
     """
     for attempt in range(_MAX_SWAPS):
         old = f"{aside}{attempt}"
-        moved = os.path.isdir(path) or (os.path.isdir(new) and os.path.lexists(path))
         try:
-            if moved:
+            if os.path.isdir(path) or os.path.isdir(new) and os.path.lexists(path):
                 os.rename(path, old)
-            return os.replace(new, path)
+            os.replace(new, path)
+            return
         except OSError:
             # another process, without our lock, put its copy there or took it away
-            if os.path.lexists(path) and attempt + 1 < _MAX_SWAPS:
+            if attempt + 1 < _MAX_SWAPS and os.path.lexists(new):
                 continue
-            if os.path.lexists(old):
+            if os.path.lexists(old) and not os.path.lexists(path):
                 os.rename(old, path)
             raise
 
 
-# --------------------------------------------------------------------- the cache
+# ------------------------------------------------------------------- the cache
 
 
 def decide_fetch(data: bool, marker: bool, provider: bool, force: bool) -> str:
@@ -2171,11 +1982,11 @@ class _Cache:
         self.assets_dir, self.timeout_s = assets_dir, timeout_s
         self.own = os.path.join(assets_dir, ".cache")
 
-    def get_path(self, name: str, version: str) -> str:
-        """Return where a version lies."""
-        return os.path.join(self.assets_dir, *name.split("/"), version)
+    def get_path(self, spec: AssetSpec) -> str:
+        """Return where the version of a pinned spec lies."""
+        return local_path(self.assets_dir, f"{spec.name}/{spec.version}")
 
-    def look_up(self, path: str) -> Tuple[bool, bool]:
+    def look_up(self, path: str) -> tuple[bool, bool]:
         """Tell whether a version's data and its marker are there."""
         try:
             is_directory = stat.S_ISDIR(os.stat(path).st_mode)
@@ -2183,15 +1994,13 @@ class _Cache:
             return False, False
         return True, os.path.exists(_marker_path(path, is_directory))
 
-    def read_marker(self, path: str) -> Optional[Manifest]:
+    def read_marker(self, path: str) -> Manifest | None:
         """Return the manifest in a version's marker; None where modelkit wrote it."""
         marker = _marker_path(path, os.path.isdir(path))
-        try:
-            with open(marker, "rb") as file:
-                data = file.read()
-        except FileNotFoundError:
-            return None
-        return Manifest.from_json(data, marker) if data else None
+        with suppress(FileNotFoundError), open(marker, "rb") as file:
+            data = file.read()
+            return Manifest.from_json(data, marker) if data else None
+        return None
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -2201,9 +2010,8 @@ class _Cache:
         except OSError as error:
             if isinstance(error, ModelkitAssetsError):
                 raise
-            at = f" ({error.filename!r})" if error.filename else ""
-            reason = f"{error.strerror or error}{at}"
-            raise AssetsDirError(self.assets_dir, reason) from error
+            path = error.filename or self.assets_dir
+            raise AssetsDirError(path, error.strerror or error) from error
 
     @contextmanager
     def lock(self, name: str) -> Iterator[str]:
@@ -2240,7 +2048,7 @@ class _Cache:
             time.sleep(_LOCK_POLL_S)
 
     @contextmanager
-    def staging(self, name: str, version: str, manifest: Manifest) -> Iterator[str]:
+    def staging(self, spec: AssetSpec, manifest: Manifest) -> Iterator[str]:
         """Yield a private folder for a download, which is kept where that fails.
 
         It begins with the `data` that a killed download of the same content left.
@@ -2248,37 +2056,33 @@ class _Cache:
         import hashlib
 
         content = hashlib.sha256(json.dumps(manifest[:3]).encode()).hexdigest()
-        key = f"{name[:60]}@{version[:60]}@{content[:16]}".replace("/", "+")
-        own = "~".join((key, *map(str, _pid_and_host()), _token()))
+        key = f"{spec.name[:60]}@{str(spec.version)[:60]}@{content[:16]}"
+        own = "~".join((key.replace("/", "+"), *map(str, _pid_and_host()), _token()))
         folder = os.path.join(self.own, "staging", own)
         _active_staging.add(own)
         try:
             with self.writing():
                 os.makedirs(folder)
-                self._reclaim(key, folder)
+                self._reclaim(folder)
                 yield folder
                 _remove_tree(folder)
         finally:
             _active_staging.discard(own)
 
-    def _reclaim(self, key: str, folder: str) -> None:
+    def _reclaim(self, folder: str) -> None:
         """Take over what nobody holds: of the same content at once, else if old."""
-        for entry in os.listdir(os.path.dirname(folder)):
-            path = os.path.join(os.path.dirname(folder), entry)
-            try:
+        staging, own = os.path.split(folder)
+        data = os.path.join(folder, "data")
+        for entry in os.listdir(staging):
+            path, taken = os.path.join(staging, entry), os.path.join(folder, entry)
+            same = entry.partition("~")[0] == own.partition("~")[0]
+            with suppress(FileNotFoundError):  # of several processes, one gets it
                 idle_s = time.time() - os.stat(path).st_mtime
-            except FileNotFoundError:
-                continue
-            same = entry.partition("~")[0] == key
-            if _is_held(entry, idle_s) or not (same or idle_s > _ABANDONED_S):
-                continue
-            taken = os.path.join(folder, entry)
-            try:
-                os.rename(path, taken)  # of several processes, one gets it
-                if same and not os.path.lexists(os.path.join(folder, "data")):
-                    os.rename(os.path.join(taken, "data"), os.path.join(folder, "data"))
-            except FileNotFoundError:
-                pass
+                if _is_held(entry, idle_s) or not (same or idle_s > _ABANDONED_S):
+                    continue
+                os.rename(path, taken)
+                if same and not os.path.lexists(data):
+                    os.rename(os.path.join(taken, "data"), data)
             _remove_tree(taken)
 
     def mark(self, path: str, manifest: Manifest, folder: str) -> None:
@@ -2305,7 +2109,7 @@ class _Cache:
         swap_in(data, path, old)
 
 
-_active_staging: Set[str] = set()  # this process's own
+_active_staging: set[str] = set()  # this process's own
 
 
 def _marker_path(path: str, is_directory: bool) -> str:
@@ -2324,7 +2128,7 @@ def _write_cache_tag(folder: str) -> None:
 
 
 def _try_lock(descriptor: int, path: str) -> bool:
-    """Lock a file, if it is free and still the one at the path (modelkit deletes it)."""
+    """Lock a file, if it is free and still the one at the path."""
     try:
         if fcntl:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -2335,7 +2139,7 @@ def _try_lock(descriptor: int, path: str) -> bool:
         return False
 
 
-def _read_holder(file: IO[bytes]) -> Tuple[object, object]:
+def _read_holder(file: IO[bytes]) -> tuple[object, object]:
     try:
         pid, host = json.loads(file.read(1000))
     except (OSError, ValueError, TypeError):  # being written, or modelkit's, or Windows
@@ -2343,17 +2147,17 @@ def _read_holder(file: IO[bytes]) -> Tuple[object, object]:
     return pid, host
 
 
-def _pid_and_host() -> Tuple[int, str]:
+def _pid_and_host() -> tuple[int, str]:
     import socket
 
-    return os.getpid(), re.sub(r"[^A-Za-z0-9.-]", "-", socket.gethostname())
+    return os.getpid(), re.sub("[^A-Za-z0-9.-]", "-", socket.gethostname())
 
 
 def _is_held(entry: str, idle_s: float) -> bool:
     """Tell whether a staging folder may be in use by a process that lives."""
-    _, pid, host, _ = (*entry.split("~"), "", "", "")[:4]
     if entry in _active_staging:
         return True
+    _, pid, host, _ = (*entry.split("~"), "", "", "")[:4]
     if host != _pid_and_host()[1] or os.name == "nt":  # there, kill(pid, 0) would kill
         return idle_s < _REMOTE_IDLE_S
     if pid == str(os.getpid()):
@@ -2373,8 +2177,8 @@ def _remove_tree(path: str) -> None:
     shutil.rmtree(path, ignore_errors=True)  # what stays is reclaimed another time
 
 
-def _touching(*paths: str) -> Callable[[int], None]:
-    """Return a progress function that shows, by the times of files, that work goes on."""
+def _touching(*paths: str) -> Progress:
+    """Return a progress function that shows by the times of files that work goes on."""
     last = 0.0
 
     def touch(size: int) -> None:
@@ -2388,7 +2192,7 @@ def _touching(*paths: str) -> Callable[[int], None]:
     return touch
 
 
-# --------------------------------------------------------------------- the manager
+# ------------------------------------------------------------------- the manager
 
 
 class AssetsManager:
@@ -2397,7 +2201,7 @@ class AssetsManager:
     assets_dir        an existing folder (MODELKIT_ASSETS_DIR, else the current one)
     timeout           seconds to wait for another process's download that makes no
                       progress (MODELKIT_ASSETS_TIMEOUT_S)
-    storage_provider  the store; else the one that is configured; without one, the
+    storage_provider  the store, else the one that is configured; with neither, the
                       manager is in pre-downloaded mode
 
     One manager serves any number of threads, and pickles.
@@ -2405,20 +2209,19 @@ class AssetsManager:
 
     def __init__(
         self,
-        assets_dir: Union[str, os.PathLike[str], None] = None,
-        timeout: Optional[float] = None,
-        storage_provider: Optional[StorageProvider] = None,
+        assets_dir: StrPath | None = None,
+        timeout: float | None = None,
+        storage_provider: StorageProvider | None = None,
     ) -> None:
-        chosen = _setting(assets_dir, "MODELKIT_ASSETS_DIR", "ASSETS_DIR")
-        self.assets_dir = os.path.abspath(chosen or os.getcwd())
-        if not os.path.isdir(self.assets_dir):
-            raise FolderDoesNotExistError(
-                "assets dir", self.assets_dir, "MODELKIT_ASSETS_DIR"
-            )
-        self.timeout = _number(
-            timeout, "MODELKIT_ASSETS_TIMEOUT_S", DEFAULT_LOCK_TIMEOUT_S
+        folder = (
+            _setting(assets_dir, "MODELKIT_ASSETS_DIR", "ASSETS_DIR") or os.getcwd()
         )
-        self._store_error: Optional[FolderDoesNotExistError] = None
+        self.assets_dir = os.path.abspath(folder)
+        if not os.path.isdir(folder):
+            variable = "MODELKIT_ASSETS_DIR"
+            raise FolderDoesNotExistError("assets dir", self.assets_dir, variable)
+        self.timeout = _number(timeout, "MODELKIT_ASSETS_TIMEOUT_S", 10)
+        self._store_error: FolderDoesNotExistError | None = None
         if storage_provider is None:
             try:
                 storage_provider = StorageProvider()
@@ -2434,9 +2237,9 @@ class AssetsManager:
 
     def fetch_asset(
         self,
-        spec: Union[AssetSpec, str],
+        spec: AssetSpec | str,
         return_info: bool = False,
-        force_download: Optional[bool] = None,
+        force_download: bool | None = None,
     ) -> Any:
         """Return the local path of an asset, or of its part, downloaded if need be.
 
@@ -2447,128 +2250,122 @@ class AssetsManager:
         - what is returned is whole, and had the right digests when it was downloaded
         - AssetDoesNotExistError or LocalAssetDoesNotExistError where there is none
         """
-        info = self._fetch(spec, force_download)
+        try:
+            pinned = self.resolve(spec)
+        except (AssetDoesNotExistError, InvalidAssetSpecError):
+            path = _find_existing_path(str(spec), self.assets_dir)
+            if path is None:
+                raise
+            info = {"path": path, "version": None, "from_cache": True}
+        else:
+            info = self._fetch_version(pinned, force_download)
         return info if return_info else info["path"]
 
-    def resolve(self, spec: Union[AssetSpec, str]) -> AssetSpec:
-        """Return the spec with the version that it means now; a complete one asks nobody.
+    def resolve(self, spec: AssetSpec | str) -> AssetSpec:
+        """Return the spec with the version that it means now.
 
-        The store's versions decide, or without one those in the assets dir.
+        A complete version asks nobody; else the store's versions decide, or without a
+        store those in the assets dir.
         """
         if isinstance(spec, str):
             spec = AssetSpec.from_string(spec)
         if spec.is_version_complete():
             return spec
         versions = self._list_versions(spec)
-        if versions:
-            return spec.pinned(choose_version(spec, versions))
-        if spec.version and not self.storage_provider:
+        if not versions and self._is_offline and spec.version:
             raise LocalAssetDoesNotExistError(spec.name, spec.version, versions)
-        where = "store" if self.storage_provider else "assets dir"
-        raise AssetDoesNotExistError(spec.name, hint=f"the {where} has no version of it")
+        if not versions:
+            where = "assets dir" if self._is_offline else "store"
+            raise AssetDoesNotExistError(spec.name, hint=f"the {where} has none of it")
+        version, part = choose_version(spec, versions), spec.sub_part
+        system = spec.versioning_among([version])
+        return AssetSpec(spec.name, version=version, sub_part=part, versioning=system)
 
-    def find_manifest(self, spec: AssetSpec) -> Optional[Manifest]:
-        """Return a pinned version's manifest: the cached one, else the store's."""
-        path = self._cache.get_path(spec.name, cast(str, spec.version))
-        manifest = self._cache.read_marker(path)
-        if manifest or (os.path.exists(path) and not self.storage_provider):
-            return manifest
-        return self._read_manifest(spec)
-
-    def find_path(self, spec: AssetSpec) -> Optional[str]:
-        """Return where a pinned version is cached; None where it is not."""
-        path = self._cache.get_path(spec.name, cast(str, spec.version))
-        action = decide_fetch(*self._cache.look_up(path), self._has_store(), force=False)
+    def find_path(self, spec: AssetSpec) -> str | None:
+        """Return where the version of a pinned spec is cached; None where it is not."""
+        path = self._cache.get_path(spec)
+        data, marker = self._cache.look_up(path)
+        action = decide_fetch(data, marker, not self._is_offline, force=False)
         return path if action == "hit" else None
 
-    def _fetch(
-        self, spec: Union[AssetSpec, str], force_download: Optional[bool]
-    ) -> Dict[str, Any]:
-        text = str(spec)
-        try:
-            pinned = self.resolve(spec)
-        except (AssetDoesNotExistError, InvalidAssetSpecError):
-            path = _find_existing_path(text, self.assets_dir)
-            if path is None:
-                raise
-            return {"path": path, "version": None, "from_cache": True}
-        if force_download is None:
-            force_download = bool(
-                self.storage_provider and self.storage_provider.force_download
-            )
-        info = self._fetch_version(pinned, force_download)
-        if pinned.sub_part:
-            info["path"] = local_path(info["path"], pinned.sub_part)
+    def find_manifest(self, spec: AssetSpec) -> Manifest | None:
+        """Return a pinned spec's manifest, from its marker or else from the store.
+
+        None where there is no store and modelkit wrote the marker.
+        """
+        path = self.find_path(spec)
+        manifest = self._cache.read_marker(path) if path else None
+        return manifest if manifest or path and self._is_offline else self._read(spec)
+
+    @property
+    def _is_offline(self) -> bool:
+        return self.storage_provider is None and self._store_error is None
+
+    def _fetch_version(self, spec: AssetSpec, force: bool | None) -> dict[str, Any]:
+        if force is None and self.storage_provider:
+            force = self.storage_provider.force_download
+        if force:
+            self._require_store("download again")
+        path = self._cache.get_path(spec)
+        data, marker = self._cache.look_up(path)
+        action = decide_fetch(data, marker, not self._is_offline, bool(force))
+        if action == "absent":
+            versions = self._list_versions(AssetSpec(spec.name))
+            raise LocalAssetDoesNotExistError(spec.name, spec.version, versions)
+        info: dict[str, Any] = {"path": path, "version": spec.version}
+        info["from_cache"] = True
+        if action != "hit":
+            info.update(self._download(spec, path, bool(force)))
+        if spec.sub_part:
+            info["path"] = local_path(path, spec.sub_part)
             if not os.path.exists(info["path"]):
                 raise AssetDoesNotExistError(
-                    str(pinned), hint=f"the asset has no part {pinned.sub_part!r}"
+                    str(spec), hint="the asset has no such part"
                 )
         return info
 
-    def _fetch_version(self, spec: AssetSpec, force: bool) -> Dict[str, Any]:
-        path = self._cache.get_path(spec.name, cast(str, spec.version))
-        if force:
-            self._require_store("download again")
-        action = decide_fetch(*self._cache.look_up(path), self._has_store(), force)
-        if action == "absent":
-            raise LocalAssetDoesNotExistError(
-                spec.name, spec.version, self._list_local_versions(spec)
-            )
-        info = {"path": path, "version": spec.version, "from_cache": True}
-        if action == "hit":
-            return info
-        return {**info, **self._download(spec, path, force)}
-
-    def _download(self, spec: AssetSpec, path: str, force: bool) -> Dict[str, Any]:
+    def _download(self, spec: AssetSpec, path: str, force: bool) -> dict[str, Any]:
         """Bring a version into the assets dir, unless another process has meanwhile."""
         name, version = spec.name, cast(str, spec.version)
         provider = self._require_store("download")
-        manifest = self._read_manifest(spec)
+        manifest = self._read(spec)
         with self._cache.lock(name) as lock:
             action = decide_fetch(*self._cache.look_up(path), True, force)
             if action == "hit":
                 return {}
-            with self._cache.staging(name, version, manifest) as folder:
+            with self._cache.staging(spec, manifest) as folder:
                 touch = _touching(lock, folder)
                 if action == "check" and provider.is_right(manifest, path, touch):
                     self._cache.mark(path, manifest, folder)
                     return {}
-                _logger().info("downloading %s (%d bytes)", spec, manifest.size)
+                _logger().info("downloading %s to %r", spec, path)
                 data = os.path.join(folder, "data")
                 manifest = provider.download_files(name, version, manifest, data, touch)
                 self._cache.publish(folder, path, manifest)
         return {
             "from_cache": False,
-            "meta": describe_manifest(manifest),
+            "meta": manifest.describe(),
             "object_name": provider.get_object_name(name, version),
             "meta_object_name": provider.get_meta_object_name(name, version),
             "versions_object_name": provider.get_versions_object_name(name),
         }
 
-    def _read_manifest(self, spec: AssetSpec) -> Manifest:
+    def _read(self, spec: AssetSpec) -> Manifest:
         provider, version = self._require_store("read"), cast(str, spec.version)
         try:
             return provider.read_manifest(spec.name, version)
         except ObjectDoesNotExistError as error:
-            raise AssetDoesNotExistError(
-                spec.name, version, _name_versions(self._list_versions(spec))
-            ) from error
+            versions = ", ".join(self._list_versions(spec)[:10]) or "none"
+            hint = f"the latest are {versions}"
+            raise AssetDoesNotExistError(spec.name, version, hint) from error
 
-    def _list_versions(self, spec: AssetSpec) -> List[str]:
-        if not self._has_store():
-            return self._list_local_versions(spec)
+    def _list_versions(self, spec: AssetSpec) -> list[str]:
+        if self._is_offline:
+            return spec.get_local_versions(local_path(self.assets_dir, spec.name))
         try:
-            return self._require_store("list").get_versions_info(spec.name)
+            return self._require_store("list versions").get_versions_info(spec.name)
         except ObjectDoesNotExistError:
             return []
-
-    def _list_local_versions(self, spec: AssetSpec) -> List[str]:
-        # a version that is missing says nothing about how the others are named
-        spec = AssetSpec(spec.name) if spec.is_version_complete() else spec
-        return spec.get_local_versions(local_path(self.assets_dir, spec.name))
-
-    def _has_store(self) -> bool:
-        return self.storage_provider is not None or self._store_error is not None
 
     def _require_store(self, action: str) -> StorageProvider:
         if self._store_error:
@@ -2578,76 +2375,66 @@ class AssetsManager:
         return self.storage_provider
 
 
-def _name_versions(versions: Sequence[str]) -> str:
-    if not versions:
-        return "the store has no version of it"
-    more = f" and {len(versions) - 10} more" if len(versions) > 10 else ""
-    return f"there are {', '.join(versions[:10])}{more}"
-
-
-def _find_existing_path(text: str, assets_dir: str) -> Optional[str]:
+def _find_existing_path(text: str, assets_dir: str) -> str | None:
     """Return the file or folder that a version-less text is the path of, if any.
 
     It lies below the assets dir, below the current folder, or the path is absolute.
     """
-    if os.path.isabs(text):
-        return text if "\0" not in text and os.path.exists(text) else None
+    if "\0" in text:
+        return None
+    candidates: list[str] = [text] if os.path.isabs(text) else []
     if is_contained(text):
-        for root in (assets_dir, os.getcwd()):
-            path = local_path(root, text)
-            if os.path.exists(path):
-                return path
-    base, bracket, part = text.partition("[")
-    path = bracket and part.endswith("]") and _find_existing_path(base, assets_dir) or ""
-    inner = local_path(path, part[:-1].strip("/"))
-    return inner if path and is_contained(part[:-1]) and os.path.exists(inner) else None
+        candidates = [local_path(root, text) for root in (assets_dir, os.getcwd())]
+    base, _, part = text[:-1].partition("[")
+    if text[-1:] == "]" and is_contained(part.strip("/")):
+        folder = _find_existing_path(base, assets_dir)
+        candidates += [local_path(folder, part.strip("/"))] if folder else []
+    return next(filter(os.path.exists, candidates), None)
 
 
 def _check_apart(assets_dir: str, provider: StorageProvider) -> None:
     """Raise ConfigurationError where the assets dir and a local store overlap."""
-    store = os.path.join(provider.driver.bucket, *provider.prefix.split("/"))
+    store = local_path(provider.driver.bucket, provider.prefix)
     one, other = (
         os.path.join(os.path.normcase(os.path.realpath(folder)), "")
         for folder in (assets_dir, store)
     )
     if one.startswith(other) or other.startswith(one):
-        raise ConfigurationError(
-            f"the assets dir {assets_dir!r} and the store {store!r} are the same folder, "
-            "or one lies inside the other: set MODELKIT_ASSETS_DIR or "
-            "MODELKIT_STORAGE_BUCKET to another one"
-        )
+        text = f"the assets dir {assets_dir!r} and the store {store!r} must not be the "
+        text += "same folder, nor one inside the other: set MODELKIT_ASSETS_DIR or "
+        raise ConfigurationError(text + "MODELKIT_STORAGE_BUCKET to another one")
 
 
-# --------------------------------------------------------------------- command line
+# ------------------------------------------------------------------- command line
 
 _PROGRAM = "modelkit_assets"
-# each option is a setting: where given, it stands for its environment variable
-_OPTIONS = {
+_EXIT_CODES = """exit codes: 0 done, 1 failed or declined, 2 bad usage or configuration,
+3 no such asset or version, 4 access refused, 5 store unreachable, 6 content does not
+match its digest, 130 interrupted"""
+# each of these options is a setting: where given, it stands for the variable
+_SETTINGS = {
     "--assets-dir": ("MODELKIT_ASSETS_DIR", "DIR", "folder of the local copies"),
-    "--provider": ("MODELKIT_STORAGE_PROVIDER", "NAME", "s3, gcs, az, local, or another"),
-    "--bucket": ("MODELKIT_STORAGE_BUCKET", "BUCKET", "bucket, container, or folder"),
+    "--provider": (
+        "MODELKIT_STORAGE_PROVIDER",
+        "NAME",
+        "s3, gcs, az, local or another",
+    ),
+    "--bucket": ("MODELKIT_STORAGE_BUCKET", "BUCKET", "bucket, container or folder"),
     "--prefix": ("MODELKIT_STORAGE_PREFIX", "PREFIX", "what object names begin with"),
     "--versioning": (
         "MODELKIT_ASSETS_VERSIONING_SYSTEM",
         "SYSTEM",
-        "major_minor, simple_date, or package.module:Class",
+        "major_minor, simple_date or package.module:Class",
     ),
 }
 
 
-def main(args: Optional[Sequence[str]] = None) -> int:
+def main(args: Sequence[str] | None = None) -> int:
     """Run the command line, and return its exit code: 0 only if all went well."""
     options = _get_main_parser().parse_args(args)
-    given = {
-        variable: value
-        for option, (variable, _, _) in _OPTIONS.items()
-        if (value := getattr(options, option.strip("-").replace("-", "_"), None))
-    }
-    before = {variable: os.environ.get(variable) for variable in given}
-    os.environ.update(given)
-    _configure_logging(options)
     try:
-        return cast(int, options.run(options))
+        with _settings_from(options):
+            return cast(int, options.run(options))
     except KeyboardInterrupt:
         return _fail("interrupted", 130)
     except BrokenPipeError:  # whoever read our output has had enough
@@ -2659,11 +2446,6 @@ def main(args: Optional[Sequence[str]] = None) -> int:
 
             traceback.print_exc()
         return _fail(str(error), getattr(error, "exit_code", 1))
-    finally:
-        for variable, value in before.items():
-            os.environ.pop(variable)
-            if value is not None:
-                os.environ[variable] = value
 
 
 def _fail(message: str, code: int) -> int:
@@ -2671,144 +2453,152 @@ def _fail(message: str, code: int) -> int:
     return code
 
 
-def _configure_logging(options: argparse.Namespace) -> None:
+@contextmanager
+def _settings_from(options: argparse.Namespace) -> Iterator[None]:
+    """Set what the options say: environment variables, and the logging level."""
+    before = dict(os.environ)
+    for variable, _, _ in _SETTINGS.values():
+        os.environ.update(
+            {variable: value} if (value := vars(options).get(variable)) else {}
+        )
     if options.verbose or options.quiet:
         import logging
 
-        level = logging.DEBUG if options.verbose else logging.ERROR
         logging.basicConfig(stream=sys.stderr, format=f"{_PROGRAM}: %(message)s")
-        logging.getLogger("modelkit_assets").setLevel(level)
+        _logger().setLevel(logging.DEBUG if options.verbose else logging.ERROR)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def _get_main_parser() -> argparse.ArgumentParser:
     import argparse
 
     parser = argparse.ArgumentParser(
-        prog=_PROGRAM,
-        description="Publish and fetch assets: versioned, immutable files and folders.",
-        epilog="exit codes: 0 done, 1 failed or declined, 2 bad usage or configuration, "
-        "3 no such asset or version, 4 access refused, 5 store unreachable, "
-        "6 content does not match its digest, 130 interrupted",
+        prog=_PROGRAM, description=(__doc__ or "").split("\n")[0], epilog=_EXIT_CODES
     )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
-    def add(
-        run: Callable[[argparse.Namespace], int], help: str, without: Sequence[str] = ()
-    ) -> argparse.ArgumentParser:
+    def add(run: Callable[[argparse.Namespace], int], text: str, example: str) -> Any:
         name = run.__name__[len("_run_") :]
-        command = commands.add_parser(name, help=help, description=f"{name}: {help}")
-        for option, (variable, metavar, text) in _OPTIONS.items():
-            if option not in without:
-                names = (option, "--storage-prefix") if option == "--prefix" else (option,)
-                command.add_argument(*names, metavar=metavar, help=f"{text} ({variable})")
-        command.add_argument("-v", "--verbose", action="store_true", help="say more")
-        command.add_argument("-q", "--quiet", action="store_true", help="say less")
-        command.add_argument("--json", action="store_true", help="print one JSON document")
+        epilog = f"example: {_PROGRAM} {name} {example}"
+        command = commands.add_parser(name, help=text, description=text, epilog=epilog)
         command.set_defaults(run=run)
         return command
 
-    for run, help in (
-        (_run_new, "publish a file or folder as a new asset"),
-        (_run_update, "publish a file or folder as the next version of an asset"),
-    ):
-        command = add(run, help, without=["--assets-dir"])
-        command.add_argument("path", metavar="PATH", help="file or folder to publish")
-        target = "NAME" if run is _run_new else "NAME[:MAJOR]"
-        command.add_argument("spec", metavar=target, help="asset to publish it as")
-        command.add_argument("-y", "--yes", action="store_true", help="do not ask")
-        command.add_argument(
-            "--dry-run", action="store_true", help="say what would be done, write nothing"
-        )
-    command.add_argument(
-        "--bump-major", action="store_true", help="publish the next major version"
-    )
-    command = add(_run_list, "list the store's assets and versions",
-                  without=["--assets-dir", "--versioning"])  # fmt: skip
+    text = "publish a file or folder as a new asset"
+    command = add(_run_new, text, "model.bin nlp/bert --yes")
+    _add_publishing(command, "NAME")
+    text = "publish a file or folder as the next version of an asset"
+    command = add(_run_update, text, "model.bin nlp/bert:1")
+    _add_publishing(command, "NAME[:MAJOR]")
+    text = "publish the first version of the next major"
+    command.add_argument("--bump-major", action="store_true", help=text)
+    command = add(_run_list, "list the store's assets and versions", "'nlp/*'")
     command.add_argument("glob", metavar="GLOB", nargs="?", default="*")
-    command = add(_run_fetch, "print the local path of each asset, downloaded if need be")
+    _add_settings(command, "--provider", "--bucket", "--prefix")
+    text = "print the local path of each asset, downloaded if need be"
+    command = add(_run_fetch, text, "nlp/bert:1 'nlp/bert:1.0[vocab.txt]'")
     _add_specs(command)
-    command.add_argument(
-        "--download", action="store_true", help="download again what is cached"
-    )
-    _add_specs(add(_run_resolve, "print each spec with the version that it means now"))
-    command = add(_run_info, "show a version's manifest and where it is")
-    command.add_argument("spec", metavar="SPEC")
+    text = "download again what is cached"
+    command.add_argument("--download", action="store_true", help=text)
+    text = "print each spec pinned to the version that it means now"
+    _add_specs(add(_run_resolve, text, "nlp/bert -r assets.txt"))
+    command = add(_run_info, "show a version's manifest and where it is", "nlp/bert:1")
+    command.add_argument("spec", metavar="SPEC", help="name[:version]")
+    _add_settings(command, *_SETTINGS)
     return parser
 
 
+def _add_settings(command: argparse.ArgumentParser, *options: str) -> None:
+    for option in options:
+        variable, metavar, text = _SETTINGS[option]
+        names = [option, "--storage-prefix"] if option == "--prefix" else [option]
+        text = f"{text} ({variable})"
+        command.add_argument(*names, metavar=metavar, dest=variable, help=text)
+    command.add_argument("-v", "--verbose", action="store_true", help="say more")
+    command.add_argument("-q", "--quiet", action="store_true", help="say less")
+    command.add_argument("--json", action="store_true", help="print one JSON document")
+
+
+def _add_publishing(command: argparse.ArgumentParser, target: str) -> None:
+    command.add_argument("path", metavar="PATH", help="file or folder to publish")
+    command.add_argument("spec", metavar=target, help="asset to publish it as")
+    command.add_argument("-y", "--yes", action="store_true", help="do not ask")
+    text = "say what would be done, and write nothing"
+    command.add_argument("--dry-run", action="store_true", help=text)
+    _add_settings(command, "--provider", "--bucket", "--prefix", "--versioning")
+
+
 def _add_specs(command: argparse.ArgumentParser) -> None:
-    command.add_argument("specs", metavar="SPEC", nargs="*", help="name[:version][[part]]")
     command.add_argument(
-        "-r", metavar="FILE", dest="file", help="read specs from a file, one a line"
+        "specs", metavar="SPEC", nargs="*", help="name[:version][[part]]"
     )
-    command.epilog = f"example: {_PROGRAM} {command.prog.split()[-1]} nlp/bert:1.0"
+    text = "read specs from a file, one a line; # begins a comment"
+    command.add_argument("-r", metavar="FILE", dest="file", help=text)
+    _add_settings(command, *_SETTINGS)
 
 
-def _read_specs(options: argparse.Namespace) -> List[str]:
+def _read_specs(options: argparse.Namespace) -> list[str]:
     specs = list(options.specs)
     if options.file:
         try:
             with open(options.file, encoding="utf-8") as file:
                 lines = [re.split(r"(?:^|\s)#", line)[0].strip() for line in file]
         except (OSError, UnicodeDecodeError) as error:
-            raise ConfigurationError(f"cannot read {options.file!r}: {error}") from error
+            raise ConfigurationError(
+                f"cannot read {options.file!r}: {error}"
+            ) from error
         specs += filter(None, lines)
-    if not specs:
+    if not specs and not options.file:
         raise InvalidAssetSpecError("", "give a SPEC, or a file of them with -r")
     return specs
 
 
 def _run_new(options: argparse.Namespace) -> int:
-    spec = AssetSpec.from_string(options.spec)
+    spec, provider = AssetSpec.from_string(options.spec), StorageProvider()
     if spec.version or spec.sub_part:
-        raise InvalidAssetSpecError(options.spec, "a new asset is given by its NAME alone")
-    provider = StorageProvider()
-    return _publish(
-        options, spec, "a new asset", provider,
-        lambda dry_run: provider.new(options.path, spec.name, dry_run=dry_run),
-    )  # fmt: skip
+        raise InvalidAssetSpecError(
+            options.spec, "a new asset is given by its NAME alone"
+        )
+    check_new_name(spec.name)
+    if not _confirm(options, f"the new asset {spec.name!r}", provider):
+        return _fail("declined, nothing was published", 1)
+    version = provider.new(options.path, spec.name, dry_run=options.dry_run)
+    return _print_published(options, spec.name, version)
 
 
 def _run_update(options: argparse.Namespace) -> int:
-    spec = AssetSpec.from_string(options.spec)
+    spec, provider = AssetSpec.from_string(options.spec), StorageProvider()
     if spec.is_version_complete() or spec.sub_part:
         raise InvalidAssetSpecError(options.spec, "an update takes NAME or NAME:MAJOR")
-    provider = StorageProvider()
-    listed = provider.get_versions_info(spec.name)
-    version = choose_next_version(spec, listed, options.bump_major)
-    return _publish(
-        options, spec, f"version {version}, after {listed[0]}", provider,
-        lambda dry_run: provider.update(
-            options.path, spec.name, spec.version,
-            bump_major=options.bump_major, dry_run=dry_run,
-        ),
-    )  # fmt: skip
-
-
-def _publish(
-    options: argparse.Namespace,
-    spec: AssetSpec,
-    what: str,
-    provider: StorageProvider,
-    publish: Callable[[bool], str],
-) -> int:
-    uri = provider.driver.get_object_uri(provider.prefix)
-    question = f"Publish {options.path!r} as {spec.name!r}, {what}, in {uri}?"
-    if not (options.yes or options.dry_run or _confirm(question)):
+    what = f"the next version of {str(spec)!r}"
+    if not _confirm(options, what, provider):
         return _fail("declined, nothing was published", 1)
-    version = publish(options.dry_run)
-    pinned = f"{spec.name}:{version}"
-    document = {"name": spec.name, "version": version, "dry_run": options.dry_run}
-    _print(options, document, [pinned])
-    return 0
+    bump_major, dry_run = options.bump_major, options.dry_run
+    version = provider.update(
+        options.path, spec.name, spec.version, bump_major=bump_major, dry_run=dry_run
+    )
+    return _print_published(options, spec.name, version)
 
 
-def _confirm(question: str) -> bool:
+def _confirm(options: argparse.Namespace, what: str, provider: StorageProvider) -> bool:
+    if options.yes or options.dry_run:
+        return True
     if sys.stdin is None or sys.stdin.closed or not sys.stdin.isatty():
-        raise ConfigurationError("cannot ask without a terminal: say --yes to agree")
-    print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
+        raise ConfigurationError("cannot ask without a terminal: agree with --yes")
+    uri = provider.driver.get_object_uri(provider.prefix)
+    question = f"Publish {options.path!r} as {what} in {uri}? [y/N] "
+    print(question, end="", file=sys.stderr, flush=True)
     return sys.stdin.readline().strip() in ("y", "Y", "yes")
+
+
+def _print_published(options: argparse.Namespace, name: str, version: str) -> int:
+    document = {"name": name, "version": version, "dry_run": options.dry_run}
+    return _print(options, document, [f"{name}:{version}"])
 
 
 def _run_list(options: argparse.Namespace) -> int:
@@ -2818,68 +2608,56 @@ def _run_list(options: argparse.Namespace) -> int:
     found = {name: assets[name] for name in assets if fnmatchcase(name, options.glob)}
     width = max(map(len, found), default=0)
     lines = [f"{name:{width}}  {' '.join(found[name])}" for name in found]
-    _print(options, found, lines)
-    return 0
+    return _print(options, found, lines)
 
 
 def _run_fetch(options: argparse.Namespace) -> int:
-    specs = _read_specs(options)
-    manager = AssetsManager()
-    found = []
+    specs, manager, found = _read_specs(options), AssetsManager(), []
     for text in specs:
         info = manager.fetch_asset(text, True, options.download or None)
-        found.append({"spec": text, **{key: info[key] for key in _SHOWN}})
+        path, version, from_cache = info["path"], info["version"], info["from_cache"]
+        found.append(
+            {
+                "spec": text,
+                "path": os.path.abspath(path),
+                "version": version,
+                "from_cache": from_cache,
+            }
+        )
         if not options.json:
-            print(os.path.abspath(info["path"]), flush=True)
-    if options.json:
-        _print(options, found, [])
-    return 0
-
-
-_SHOWN = ("path", "version", "from_cache")
+            print(os.path.abspath(path), flush=True)
+    return _print(options, found, [])
 
 
 def _run_resolve(options: argparse.Namespace) -> int:
-    specs = _read_specs(options)
-    manager = AssetsManager()
+    specs, manager = _read_specs(options), AssetsManager()
     pinned = [str(manager.resolve(text)) for text in specs]
-    _print(options, pinned, pinned)
-    return 0
+    return _print(options, pinned, pinned)
 
 
 def _run_info(options: argparse.Namespace) -> int:
     manager = AssetsManager()
     spec = manager.resolve(options.spec)
-    manifest = manager.find_manifest(spec)
-    provider, document = manager.storage_provider, {"spec": str(spec)}
-    document["path"] = manager.find_path(spec)
+    manifest, provider = manager.find_manifest(spec), manager.storage_provider
+    document: dict[str, Any] = {"spec": str(spec), "path": manager.find_path(spec)}
     if provider:
         object_name = provider.get_object_name(spec.name, cast(str, spec.version))
-        document["object"] = provider.driver.get_object_uri(object_name)
+        document["uri"] = provider.driver.get_object_uri(object_name)
     lines = [f"{key}: {value or 'not cached'}" for key, value in document.items()]
-    if manifest:
-        document["manifest"] = manifest.document
-        lines += _describe(manifest)
-    _print(options, document, lines)
-    return 0
-
-
-def _describe(manifest: Manifest) -> Iterator[str]:
+    document["manifest"] = manifest and manifest.document
     for key in ("push_date", "pushed_by"):
-        if key in manifest.document:
-            yield f"{key}: {manifest.document[key]}"
-    yield f"files: {len(manifest.files)}, {manifest.size} bytes"
-    for file in manifest.files:
-        yield f"  {file.path or '(the file)'}  {file.size}  {file.sha256}"
+        if manifest and key in manifest.document:
+            lines.append(f"{key}: {manifest.document[key]}")
+    for file in manifest.files if manifest else ():
+        lines.append(f"{file.size or '-':>12}  {file.sha256 or '-':64}  {file.path}")
+    return _print(options, document, lines)
 
 
-def _print(options: argparse.Namespace, document: Any, lines: Iterable[str]) -> None:
-    """Print the result of a command: one JSON document, or lines."""
-    if options.json:
-        print(json.dumps(document, indent=2))
-    else:
-        for line in lines:
-            print(line)
+def _print(options: argparse.Namespace, document: Any, lines: Iterable[str]) -> int:
+    """Print the result of a command, as one JSON document or as lines; return 0."""
+    for line in [json.dumps(document, indent=2)] if options.json else lines:
+        print(line)
+    return 0
 
 
 if __name__ == "__main__":

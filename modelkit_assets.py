@@ -899,6 +899,13 @@ class Manifest(NamedTuple):
         """Write the manifest as its `.meta` object or marker holds it."""
         return json.dumps(self.document).encode()
 
+    def has_part(self, part: str) -> bool:
+        """Tell whether a part is a file or folder of a directory asset."""
+        paths = (*(file.path for file in self.files), *self.empty_directories)
+        return self.is_directory and any(
+            f"{path}/".startswith(f"{part}/") for path in paths
+        )
+
     def has_same_content(self, other: Manifest) -> bool:
         """Tell whether two manifests describe the same files, to the byte."""
         return self[:3] == other[:3] and all(file.sha256 for file in self.files)
@@ -1378,7 +1385,7 @@ class _Transfer:
                 _logger().info(
                     "trying %r again in %.1f s: %s", object_name, pause, error
                 )
-            except (OSError, ValueError) as error:
+            except (OSError, ValueError, ImportError) as error:
                 if isinstance(error, (ModelkitAssetsError, FileExistsError)):
                     raise  # that a condition failed is for the caller to handle
                 raise self._translate(error, object_name) from error
@@ -1388,12 +1395,16 @@ class _Transfer:
 
     def _translate(self, error: Exception, object_name: str) -> StorageDriverError:
         """Return one of our errors for one of a driver's, which is built-in."""
+        if isinstance(error, ImportError):
+            package = getattr(self.driver, "package", error.name)
+            text = f"{package} is not installed, or not whole: pip install {package}"
+            return DriverNotInstalledError(text)
+        if isinstance(error, ValueError):  # a missing bucket is no missing object
+            return ConfigurationError(f"{object_name!r}: {error}")
         if isinstance(error, FileNotFoundError):
             return ObjectDoesNotExistError(self.driver, self.driver.bucket, object_name)
         if isinstance(error, PermissionError):
             return StorageAccessError(object_name, error)
-        if isinstance(error, ValueError):
-            return ConfigurationError(f"{object_name!r}: {error}")
         return StorageDriverError(f"{object_name!r}: {error}")
 
     def download(self, object_name: str, path: str, file: ManifestFile) -> ManifestFile:
@@ -1410,7 +1421,7 @@ class _Transfer:
     def _download_once(
         self, object_name: str, path: str, file: ManifestFile
     ) -> ManifestFile:
-        with open(path, "wb") as target:
+        with open(path, "wb", buffering=_CHUNK) as target:
             sink = _Sink(target, file.size, self.advance)
             if file.sha256 != _EMPTY_SHA256:  # of which nothing needs to be asked
                 self.retry(
@@ -2318,10 +2329,7 @@ class AssetsManager:
             info.update(self._download(spec, path, bool(force)))
         if spec.sub_part:
             info["path"] = local_path(path, spec.sub_part)
-            if not os.path.exists(info["path"]):
-                raise AssetDoesNotExistError(
-                    str(spec), hint="the asset has no such part"
-                )
+            _require_part(spec, os.path.exists(info["path"]))
         return info
 
     def _download(self, spec: AssetSpec, path: str, force: bool) -> dict[str, Any]:
@@ -2329,6 +2337,7 @@ class AssetsManager:
         name, version = spec.name, cast(str, spec.version)
         provider = self._require_store("download")
         manifest = self._read(spec)
+        _require_part(spec, not spec.sub_part or manifest.has_part(spec.sub_part))
         with self._cache.lock(name) as lock:
             action = decide_fetch(*self._cache.look_up(path), True, force)
             if action == "hit":
@@ -2373,6 +2382,11 @@ class AssetsManager:
         if not self.storage_provider:
             raise NoConfiguredProviderError(action)
         return self.storage_provider
+
+
+def _require_part(spec: AssetSpec, condition: bool) -> None:
+    if not condition:
+        raise AssetDoesNotExistError(str(spec), hint="the asset has no such part")
 
 
 def _find_existing_path(text: str, assets_dir: str) -> str | None:

@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: MIT
+"""Azure Blob Storage, through azure-storage-blob."""
+
+from __future__ import annotations
+
+import functools
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+_CHUNK = 4 << 20  # bytes of a request, both ways, and held in memory
+_VARIABLE = "AZURE_STORAGE_CONNECTION_STRING"
+_ERRORS = {401: PermissionError, 403: PermissionError, 404: FileNotFoundError}
+_ERRORS.update({408: ConnectionError, 412: FileExistsError, 429: ConnectionError})
+_locks: dict[int, threading.Lock] = {}  # for making clients, by process
+
+
+class _BucketNotFoundError(FileNotFoundError, ValueError):
+    """The container that the settings name does not exist."""
+
+
+@contextmanager
+def _builtin_errors(ignore: int = 0) -> Iterator[None]:
+    """Raise the contract's built-in exceptions in place of the SDK's."""
+    from azure.core import exceptions as sdk
+
+    broken = (
+        sdk.ServiceRequestError,
+        sdk.ServiceResponseError,
+        sdk.IncompleteReadError,
+    )
+    try:
+        yield
+    except sdk.HttpResponseError as error:
+        status = error.status_code or 500  # it is None where the body was cut short
+        if status != ignore:
+            raise _find_error(status, error) from error
+    except broken as error:
+        raise ConnectionError(str(error)) from error
+    except sdk.AzureError as error:
+        raise OSError(str(error)) from error
+
+
+def _find_error(status: int, error: Any) -> Exception:
+    code = str(getattr(error, "error_code", "") or "")
+    text = f"{status} {code} {str(error.message).partition(chr(10))[0]}"
+    if "ContainerNotFound" in code:
+        return _BucketNotFoundError(f"{text}: check MODELKIT_STORAGE_BUCKET")
+    if "BlobAlreadyExists" in code:  # which is a 409
+        status = 412
+    return _ERRORS.get(status, ConnectionError if status >= 500 else OSError)(text)
+
+
+class Driver:
+    """An Azure container, which is called the bucket here.
+
+    Permissions: reading needs the role Storage Blob Data Reader, publishing Storage
+    Blob Data Contributor; a shared access signature rl, or rlcw.
+    """
+
+    package = "azure-storage-blob"  # what pip installs
+
+    def __init__(self, bucket: str, client: Any = None, **settings: Any) -> None:
+        given = settings.get("connection_string") or settings.get(_VARIABLE.lower())
+        self.bucket, self._given = bucket, client
+        self._settings = (given or os.environ.get(_VARIABLE),)
+        if not (client or self._settings[0]):
+            raise ValueError(f"{_VARIABLE} is not set, which the provider az needs")
+
+    @_builtin_errors()
+    def stat_object(self, name: str) -> tuple[int, str]:
+        """Return an object's size in bytes and its etag."""
+        properties = self._get_blob(name).get_blob_properties()
+        return properties.size, properties.etag
+
+    @_builtin_errors()
+    def read_object(self, name: str) -> tuple[bytes, str]:
+        """Return a small object whole, and its etag."""
+        answer = self._get_blob(name).download_blob()
+        return answer.readall(), answer.properties.etag
+
+    @_builtin_errors()
+    def write_object(
+        self, data: bytes, name: str, *, if_match: str | None = None
+    ) -> str:
+        """Write an object, if the condition holds, and return its new etag."""
+        from azure.core import MatchConditions
+
+        unchanged = {"etag": if_match, "match_condition": MatchConditions.IfNotModified}
+        # no retry, as a second attempt would meet what the first one wrote
+        arguments = {"overwrite": if_match != "", "retry_total": 0}
+        arguments.update(unchanged if if_match else {})
+        return str(self._get_blob(name).upload_blob(data, **arguments)["etag"])
+
+    @_builtin_errors(ignore=416)  # what begins past the end has no bytes
+    def download_object(
+        self, name: str, sink: Any, start: int = 0, length: int | None = None
+    ) -> None:
+        """Write an object's bytes from start on to the sink."""
+        area = (
+            {"offset": start, "length": length} if start or length is not None else {}
+        )
+        if length != 0:
+            for data in self._get_blob(name).download_blob(**area).chunks():
+                sink.write(data)
+
+    @_builtin_errors()
+    def upload_object(self, path: str, name: str) -> None:
+        """Upload a file, in blocks where it is large."""
+        with open(path, "rb") as file:
+            self._get_blob(name).upload_blob(file, overwrite=True, max_concurrency=4)
+
+    def iterate_objects(self, prefix: str) -> Iterator[str]:
+        """Yield the names below a prefix, page by page."""
+        below = prefix.rstrip("/") + "/" if prefix else None
+        with _builtin_errors():
+            container = self.client.get_container_client(self.bucket)
+            yield from container.list_blob_names(name_starts_with=below)
+
+    @_builtin_errors(ignore=404)
+    def delete_object(self, name: str) -> None:
+        """Delete an object, if it is there."""
+        self._get_blob(name).delete_blob()
+
+    def get_object_uri(self, name: str) -> str:
+        """Return the object's `az://` address."""
+        return f"az://{self.bucket}/{name}"
+
+    def __repr__(self) -> str:
+        return f"<az driver bucket={self.bucket!r}>"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_given": None}
+
+    @property
+    def client(self) -> Any:
+        """The SDK's client: the one given, else made on first use in each process."""
+        process = os.getpid()
+        with _locks.setdefault(process, threading.Lock()):
+            return self._given or _make_client(process, *self._settings)
+
+    def _get_blob(self, name: str) -> Any:
+        return self.client.get_blob_client(self.bucket, name)
+
+
+@functools.cache
+def _make_client(process: int, connection_string: str) -> Any:
+    import requests.adapters
+    from azure.core.pipeline.transport import RequestsTransport
+    from azure.storage.blob import BlobServiceClient
+
+    session = requests.Session()
+    for scheme in ("https://", "http://"):  # the default keeps 10 connections
+        session.mount(scheme, requests.adapters.HTTPAdapter(pool_maxsize=64))
+    transport = RequestsTransport(session=session, session_owner=False)
+    sizes = ("single_get", "chunk_get", "single_put", "block")
+    settings: dict[str, Any] = {f"max_{size}_size": _CHUNK for size in sizes}
+    settings.update(transport=transport, initial_backoff=0.5)  # seconds; it would be 15
+    try:
+        return BlobServiceClient.from_connection_string(connection_string, **settings)
+    except ValueError:  # not shown, as it may quote the key
+        raise ValueError(f"{_VARIABLE} is no connection string") from None

@@ -1,0 +1,202 @@
+# SPDX-License-Identifier: MIT
+"""S3, and other stores that speak its protocol, through boto3."""
+
+from __future__ import annotations
+
+import functools
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from typing import Any
+
+_CHUNK = 1 << 20  # bytes written to a sink at a time
+_PART = 16 << 20  # larger files go up in parts of at least this size
+_ERRORS = {401: PermissionError, 403: PermissionError, 404: FileNotFoundError}
+_ERRORS.update({408: ConnectionError, 412: FileExistsError, 429: ConnectionError})
+_locks: dict[int, threading.Lock] = {}  # for making clients, by process
+
+
+class _BucketNotFoundError(FileNotFoundError, ValueError):
+    """The bucket that the settings name does not exist."""
+
+
+@contextmanager
+def _builtin_errors(ignore: int = 0) -> Iterator[None]:
+    """Raise the contract's built-in exceptions in place of the SDK's."""
+    from boto3.exceptions import S3UploadFailedError
+    from botocore import exceptions as sdk
+
+    broken = (sdk.HTTPClientError, sdk.ConnectionError, sdk.IncompleteReadError)
+    unset = (sdk.NoCredentialsError, sdk.ProfileNotFound, sdk.ParamValidationError)
+    try:
+        yield
+    except (sdk.ClientError, S3UploadFailedError) as error:
+        # an upload wraps what its parts met
+        cause: Any = error if isinstance(error, sdk.ClientError) else error.__context__
+        answer = getattr(cause, "response", {"ResponseMetadata": {}, "Error": {}})
+        status = answer["ResponseMetadata"].get("HTTPStatusCode", 500)
+        if status != ignore:
+            raise _find_error(status, answer["Error"], str(cause)) from cause
+    except unset as error:
+        hint = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_DEFAULT_PROFILE"
+        raise ValueError(f"{error}; {hint}") from error
+    except (*broken, sdk.FlexibleChecksumError) as error:
+        raise ConnectionError(str(error)) from error
+    except sdk.BotoCoreError as error:
+        raise OSError(str(error)) from error
+
+
+def _find_error(status: int, answer: dict[str, str], text: str) -> Exception:
+    code = answer.get("Code", "")
+    if code == "NoSuchBucket":
+        return _BucketNotFoundError(f"{text}: check MODELKIT_STORAGE_BUCKET")
+    if code in ("ExpiredToken", "InvalidToken", "RequestTimeout"):  # which are 400s
+        status = 408 if code == "RequestTimeout" else 403
+    if code == "ConditionalRequestConflict":  # which is a 409
+        status = 412
+    return _ERRORS.get(status, ConnectionError if status >= 500 else OSError)(text)
+
+
+class Driver:
+    """An S3 bucket; what is not set is left to boto3: `~/.aws`, instance roles.
+
+    Permissions: reading needs s3:GetObject, and s3:ListBucket (without which S3 refuses
+    what does not exist); publishing also s3:PutObject and s3:AbortMultipartUpload. With
+    AWS_KMS_KEY_ID, reading also kms:Decrypt, and publishing kms:GenerateDataKey.
+    """
+
+    package = "boto3"  # what pip installs
+
+    def __init__(self, bucket: str, client: Any = None, **settings: Any) -> None:
+        def get(name: str, alias: str = "") -> str | None:
+            given = settings.get(name) or settings.get(alias)
+            return given or os.environ.get(name.upper()) or None
+
+        self.bucket, self._given, key = bucket, client, get("aws_access_key_id")
+        secret, token = get("aws_secret_access_key"), get("aws_session_token")
+        region = get("aws_default_region", "region_name")
+        endpoint = get("s3_endpoint", "endpoint_url")
+        self._settings = (key, secret, token, region, endpoint)
+        kms_key = get("aws_kms_key_id")
+        encryption = {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": kms_key}
+        self._encryption = encryption if kms_key else {}
+        if bool(key) != bool(secret):
+            missing = "AWS_SECRET_ACCESS_KEY" if key else "AWS_ACCESS_KEY_ID"
+            raise ValueError(f"{missing} is not set, but its other half is")
+        if endpoint and not endpoint.startswith(("http://", "https://")):
+            raise ValueError("S3_ENDPOINT must begin with http:// or https://")
+
+    @_builtin_errors()
+    def stat_object(self, name: str) -> tuple[int, str]:
+        """Return an object's size in bytes and its etag."""
+        answer = self.client.head_object(Bucket=self.bucket, Key=name)
+        return answer["ContentLength"], answer["ETag"]
+
+    @_builtin_errors()
+    def read_object(self, name: str) -> tuple[bytes, str]:
+        """Return a small object whole, and its etag."""
+        answer = self.client.get_object(Bucket=self.bucket, Key=name)
+        with closing(answer["Body"]) as body:
+            return body.read(), answer["ETag"]
+
+    def write_object(
+        self, data: bytes, name: str, *, if_match: str | None = None
+    ) -> str:
+        """Write an object, if the condition holds, and return its new etag."""
+        condition = {"IfMatch": if_match} if if_match else {"IfNoneMatch": "*"}
+        try:
+            return self._put(data, name, **({} if if_match is None else condition))
+        except FileNotFoundError as error:
+            if if_match and not isinstance(error, ValueError):
+                raise FileExistsError(f"{name!r} has gone") from error
+            raise
+        except FileExistsError as error:
+            # after a retry, boto3 may have met what its own first attempt wrote
+            metadata = vars(error.__cause__)["response"]["ResponseMetadata"]
+            if metadata.get("RetryAttempts") and self.read_object(name)[0] == data:
+                return self.read_object(name)[1]
+            raise
+
+    @_builtin_errors(ignore=416)  # what begins past the end has no bytes
+    def download_object(
+        self, name: str, sink: Any, start: int = 0, length: int | None = None
+    ) -> None:
+        """Write an object's bytes from start on to the sink."""
+        end = "" if length is None else max(start + length - 1, 0)
+        area = {"Range": f"bytes={start}-{end}"} if start or length is not None else {}
+        if length != 0:
+            answer = self.client.get_object(Bucket=self.bucket, Key=name, **area)
+            with closing(answer["Body"]) as body:
+                for data in body.iter_chunks(_CHUNK):
+                    sink.write(data)
+
+    @_builtin_errors()
+    def upload_object(self, path: str, name: str) -> None:
+        """Upload a file, in parts where it is large."""
+        from boto3.s3.transfer import TransferConfig
+
+        if os.path.getsize(path) > _PART:
+            parts = TransferConfig(_PART, max_concurrency=4, multipart_chunksize=_PART)
+            arguments = {"ExtraArgs": self._encryption, "Config": parts}
+            self.client.upload_file(path, self.bucket, name, **arguments)
+        else:
+            with open(path, "rb") as file:
+                self._put(file, name)
+
+    def iterate_objects(self, prefix: str) -> Iterator[str]:
+        """Yield the names below a prefix, page by page."""
+        below = prefix.rstrip("/") + "/" if prefix else ""
+        with _builtin_errors():
+            pages = self.client.get_paginator("list_objects_v2")
+            for page in pages.paginate(Bucket=self.bucket, Prefix=below):
+                yield from (item["Key"] for item in page.get("Contents", ()))
+
+    @_builtin_errors()
+    def delete_object(self, name: str) -> None:
+        """Delete an object, if it is there."""
+        self.client.delete_object(Bucket=self.bucket, Key=name)
+
+    def get_object_uri(self, name: str) -> str:
+        """Return the object's `s3://` address."""
+        return f"s3://{self.bucket}/{name}"
+
+    def __repr__(self) -> str:
+        return f"<s3 driver bucket={self.bucket!r}>"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_given": None}
+
+    @property
+    def client(self) -> Any:
+        """The SDK's client: the one given, else made on first use in each process."""
+        process = os.getpid()
+        with _locks.setdefault(process, threading.Lock()):
+            return self._given or _make_client(process, *self._settings)
+
+    @_builtin_errors()
+    def _put(self, body: Any, name: str, **condition: Any) -> str:
+        arguments = {"Body": body, **self._encryption, **condition}
+        return str(
+            self.client.put_object(Bucket=self.bucket, Key=name, **arguments)["ETag"]
+        )
+
+
+@functools.cache
+def _make_client(
+    process: int, key: str, secret: str, token: str, region: str, endpoint: str
+) -> Any:
+    import boto3
+    import botocore.config
+
+    session = boto3.session.Session(key, secret, token, region)
+    options: dict[str, Any] = {"max_pool_connections": 64}
+    # not every store knows the checksums that boto3 sends and expects since 1.36:
+    # https://docs.aws.amazon.com/sdkref/latest/guide/feature-dataintegrity.html
+    own = botocore.session.Session().get_scoped_config() if endpoint else {}
+    for option in ("request_checksum_calculation", "response_checksum_validation"):
+        is_set = own.get(option) or os.environ.get(f"AWS_{option}".upper())
+        if endpoint and not is_set and option in botocore.config.Config.OPTION_DEFAULTS:
+            options[option] = "when_required"
+    config = botocore.config.Config(**options)
+    return session.client("s3", endpoint_url=endpoint, config=config)

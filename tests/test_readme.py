@@ -1,0 +1,51 @@
+"""The README's commands do what it says, in an empty folder and a clean environment."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def find_blocks(language):
+    return re.findall(rf"^```{language}\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture
+def project(tmp_path):
+    """A folder as a user has it: the core and its drivers, and nothing else."""
+    shutil.copy(ROOT / "modelkit_assets.py", tmp_path)
+    shutil.copytree(ROOT / "drivers", tmp_path / "drivers")
+    return tmp_path
+
+
+@pytest.fixture
+def environ(tmp_path):
+    path = os.pathsep.join([os.path.dirname(sys.executable), os.defpath])
+    return {"PATH": path, "HOME": str(tmp_path), "TMPDIR": str(tmp_path)}
+
+
+def test_the_first_command_runs_the_main_job_and_prints_what_is_shown(project, environ):
+    command, shown = find_blocks("sh")[0], find_blocks("text")[0]
+    done = subprocess.run(
+        ["sh", "-eu", "-c", command],
+        cwd=project, env=environ, capture_output=True, text=True,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    printed = re.sub(r"\S*/tmp\.[^/]*", "/tmp/demo", done.stdout)
+    assert printed == shown
+
+
+def test_the_python_example_runs(project, environ):
+    (block,) = find_blocks("python")
+    (project / "model").mkdir()
+    (project / "model" / "vocab.txt").write_text("one")
+    for folder in ("store", "assets"):
+        (project / folder).mkdir()
+    subprocess.run([sys.executable, "-c", block], cwd=project, env=environ, check=True)

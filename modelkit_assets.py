@@ -106,7 +106,7 @@ class ModelkitAssetsError(Exception):
     exit_code = 1
 
     def __init__(self, text: str, **facts: object) -> None:
-        super().__init__(text)
+        super().__init__(" ".join(text.splitlines()))
         self.__dict__.update(facts)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -306,29 +306,26 @@ class InvalidAssetSpecError(AssetsManagerError, ValueError):
     """The text is no `name[:version][[sub/part]]`."""
 
     exit_code = 2
-    _what, _form = (
-        "asset spec",
-        "it must look like name, name:version, name:version[part]",
-    )
+    _what = "spec"
+    _form = "it must look like name, name:version, name:version[part]"
 
-    def __init__(self, spec: object, reason: str = "") -> None:
-        text = f"invalid {self._what} {_shorten(spec)}: {reason or self._form}"
-        super().__init__(text, spec=spec)
+    def __init__(self, value: object, reason: str = "", **facts: object) -> None:
+        text = f"invalid asset {self._what} {_shorten(value)}: {reason or self._form}"
+        super().__init__(text, **{self._what: value}, **facts)
 
 
 class InvalidNameError(InvalidAssetSpecError):
     """The text is no asset name."""
 
-    _what, _form = (
-        "asset name",
-        "it must be of A-Z a-z 0-9 - _ . in segments joined by /",
-    )
+    _what = "name"
+    _form = "it must be of A-Z a-z 0-9 - _ . in segments joined by /"
 
 
 class InvalidVersionError(InvalidAssetSpecError):
     """The text is no version of the versioning system."""
 
-    _what, _form = "version", "it must be of A-Z a-z 0-9 - _ ."
+    _what = "version"
+    _form = "it must be of A-Z a-z 0-9 - _ ."
 
 
 class MajorVersionDoesNotExistError(InvalidVersionError):
@@ -337,7 +334,8 @@ class MajorVersionDoesNotExistError(InvalidVersionError):
     exit_code = 3
 
     def __init__(self, version: str, majors: Sequence[str] = ()) -> None:
-        super().__init__(version, f"no such major, there are {', '.join(majors)}")
+        reason = f"no such major, there are {', '.join(majors)}"
+        super().__init__(version, reason, majors=tuple(majors))
 
 
 def _shorten(value: object) -> str:
@@ -367,11 +365,18 @@ def _number(argument: float | None, variable: str, default: float) -> float:
     value = _setting(argument, variable)
     try:
         number = default if value is None else float(value)
-        if 0 <= number < float("inf"):
+        if 0 <= number < float("inf") and value is not True:
             return number
     except (TypeError, ValueError):
         pass
     raise ConfigurationError(f"{variable} must be a number, 0 or more, not {value!r}")
+
+
+def _whole_number(variable: str, default: int) -> int:
+    number = _number(None, variable, default)
+    if number < 1 or number % 1:
+        raise ConfigurationError(f"{variable} must be a whole number, not {number:g}")
+    return int(number)
 
 
 def _boolean(argument: bool | None, variable: str) -> bool:
@@ -408,15 +413,6 @@ class AssetsVersioningSystem:
     def check_version_valid(cls, version: str) -> None:
         """Raise InvalidVersionError unless the text is a version, maybe partial."""
         raise NotImplementedError
-
-    @classmethod
-    def is_version_valid(cls, version: str) -> bool:
-        """Tell whether the text is a version, partial or complete."""
-        try:
-            cls.check_version_valid(version)
-        except ValueError:
-            return False
-        return True
 
     @classmethod
     def is_version_complete(cls, version: str) -> bool:
@@ -531,7 +527,9 @@ class SimpleDateAssetsVersioningSystem(AssetsVersioningSystem):
             seconds = calendar.timegm(time.strptime(latest, _DATE_FORMAT)) + 1
         except ValueError:
             raise InvalidVersionError(latest, "no date comes after it") from None
-        return time.strftime(_DATE_FORMAT, time.gmtime(seconds))
+        version = time.strftime(_DATE_FORMAT, time.gmtime(seconds))
+        cls.check_version_valid(version)
+        return version
 
 
 _VERSIONING_SYSTEMS: dict[str, type[AssetsVersioningSystem]] = {
@@ -555,7 +553,8 @@ def find_versioning_system(
     try:
         system = getattr(import_module(module), name)
         for method in vars(AssetsVersioningSystem):
-            getattr(system, method)
+            if method[0] != "_":
+                getattr(system, method)
     except (ImportError, AttributeError, ValueError) as error:
         raise UnknownAssetsVersioningSystemError(chosen, error) from error
     return cast("type[AssetsVersioningSystem]", system)
@@ -564,10 +563,19 @@ def find_versioning_system(
 def infer_versioning_system(versions: Sequence[str]) -> type[AssetsVersioningSystem]:
     """Return the built-in system that all versions follow; `major_minor` for none."""
     for system in _VERSIONING_SYSTEMS.values():
-        if all(map(system.is_version_valid, versions)):
+        if all(_is_valid(version, system) for version in versions):
             return system
-    reason = "neither X.Y, nor X, nor YYYY-MM-DDThh-mm-ssZ, or not all one of these: "
-    raise InvalidVersionError(versions[0], reason + "set the versioning system")
+    reason = "it and its like are not X.Y, X, or YYYY-MM-DDThh-mm-ssZ; another system "
+    reason += "is set with MODELKIT_ASSETS_VERSIONING_SYSTEM"
+    raise InvalidVersionError(versions[0], reason)
+
+
+def _is_valid(text: str, system: type[AssetsVersioningSystem]) -> bool:
+    try:
+        system.check_version_valid(text)
+    except ValueError:
+        return False
+    return True
 
 
 # ------------------------------------------------------------------- asset specs
@@ -628,7 +636,7 @@ class AssetSpec:
             system = system or infer_versioning_system([version])
             system.check_version_valid(version)
         if sub_part is not None:
-            sub_part = sub_part.strip("/")
+            sub_part = sub_part.strip("/") if isinstance(sub_part, str) else ""
             if not is_contained(sub_part):
                 raise InvalidAssetSpecError(sub_part, "a part stays inside its asset")
         for slot, value in zip(
@@ -697,8 +705,10 @@ class AssetSpec:
             name for name in names if any(_is_version(name, one) for one in systems)
         )
 
-    def __setattr__(self, name: str, value: object) -> NoReturn:
+    def __setattr__(self, name: str, value: object = None) -> NoReturn:
         raise AttributeError(f"an AssetSpec cannot be changed: {name}")
+
+    __delattr__ = __setattr__
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _restore_spec, (*self._key(), self._system)
@@ -728,7 +738,7 @@ def _restore_spec(
 
 def _is_version(text: str, system: type[AssetsVersioningSystem]) -> bool:
     """Tell whether the text is a complete version, and may be one in a store."""
-    plain = _VERSION.fullmatch(text) and system.is_version_valid(text)
+    plain = _VERSION.fullmatch(text) and _is_valid(text, system)
     return bool(plain) and system.is_version_complete(text)
 
 
@@ -758,9 +768,9 @@ def choose_version(spec: AssetSpec, versions: Sequence[str]) -> str:
             f"it is listed for {spec.name!r}, but {system.__name__} has no such form"
         )
         raise InvalidVersionError(versions[0], reason)
-    if spec.version:
+    if spec.version and spec.version not in ordered:
         return system.get_latest_partial_version(spec.version, ordered)
-    return ordered[0]
+    return spec.version or ordered[0]
 
 
 def choose_next_version(
@@ -890,6 +900,7 @@ class Manifest(NamedTuple):
             _check_paths(paths, empty)
         files = tuple(map(ManifestFile, paths))
         if "files" in document:
+            _require(isinstance(document["files"], list), "files that are no list")
             files = tuple(map(ManifestFile.from_entry, document["files"]))
             same = sorted(file.path for file in files) == sorted(paths)
             _require(same, "files that are not the contents")
@@ -925,8 +936,8 @@ def _check_paths(files: Sequence[str], empty: Sequence[str]) -> None:
     paths, folders = {*files, *empty}, set()
     _require(len(paths) == len(files) + len(empty), "a path twice")
     for path in paths:
-        fit = isinstance(path, str) and is_contained(path) and path != SUCCESS
-        _require(fit, f"the path {_shorten(path)}")
+        fit = isinstance(path, str) and is_contained(path)
+        _require(fit and path.split("/")[0] != SUCCESS, f"the path {_shorten(path)}")
         parent = path.rpartition("/")[0]
         while parent and parent not in folders:
             folders.add(parent)
@@ -1099,6 +1110,8 @@ class LocalDriver:
         """Yield the names below a prefix; what comes meanwhile may be missed."""
         self._check_bucket()
         pending = [prefix.strip("/")]
+        if prefix:
+            self._path(pending[0])
         while pending:
             folder = pending.pop()
             try:
@@ -1114,8 +1127,9 @@ class LocalDriver:
 
     def delete_object(self, name: str) -> None:
         """Delete an object, if it is there."""
-        with suppress(FileNotFoundError):
-            os.unlink(self._path(name))
+        path = self._path(name)
+        if os.path.isfile(path):
+            os.unlink(path)
 
     def get_object_uri(self, name: str) -> str:
         """Return the object's path."""
@@ -1222,10 +1236,11 @@ def load_driver(provider: str) -> type[StorageDriver]:
     module = sys.modules.get(module_name)
     if module is None and provider in files:
         module = _load_module(module_name, files[provider])
-    driver = getattr(module, "Driver", None)
-    if driver is None:
+    if module is None:
         raise UnknownDriverError(provider, sorted(["local", *files]))
-    return cast("type[StorageDriver]", driver)
+    if not isinstance(getattr(module, "Driver", None), type):
+        raise ConfigurationError(f"{files[provider]!r} has no class called Driver")
+    return cast("type[StorageDriver]", module.Driver)
 
 
 def _find_driver_files() -> dict[str, str]:
@@ -1250,12 +1265,21 @@ def _load_module(name: str, path: str) -> Any:
     spec = spec_from_file_location(name, path)
     assert spec and spec.loader, path
     module = module_from_spec(spec)
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except ImportError as error:
+        raise _not_installed(error) from error
     sys.modules[name] = module
     if isinstance(getattr(module, "Driver", None), type):
         # nobody can import the module by its name: let pickle ask the loader
         copyreg.pickle(module.Driver, _reduce_driver)
     return module
+
+
+def _not_installed(error: ImportError, package: str = "") -> DriverNotInstalledError:
+    package = package or error.name or "its SDK"
+    text = f"{package} is not installed, or not whole: pip install {package}"
+    return DriverNotInstalledError(f"{text} ({error})")
 
 
 def _reduce_driver(driver: Any) -> tuple[Any, ...]:
@@ -1396,9 +1420,7 @@ class _Transfer:
     def _translate(self, error: Exception, object_name: str) -> StorageDriverError:
         """Return one of our errors for one of a driver's, which is built-in."""
         if isinstance(error, ImportError):
-            package = getattr(self.driver, "package", error.name)
-            text = f"{package} is not installed, or not whole: pip install {package}"
-            return DriverNotInstalledError(text)
+            return _not_installed(error, getattr(self.driver, "package", ""))
         if isinstance(error, ValueError):  # a missing bucket is no missing object
             return ConfigurationError(f"{object_name!r}: {error}")
         if isinstance(error, FileNotFoundError):
@@ -1606,7 +1628,7 @@ class StorageProvider:
         if not self.provider:
             raise NoConfiguredProviderError()
         self.timeout = _number(timeout_s, "MODELKIT_STORAGE_TIMEOUT_S", 300)
-        self.workers = int(_number(None, "MODELKIT_STORAGE_WORKERS", 16)) or 1
+        self.workers = _whole_number("MODELKIT_STORAGE_WORKERS", 16)
         self.force_download = _boolean(
             force_download, "MODELKIT_STORAGE_FORCE_DOWNLOAD"
         )

@@ -199,7 +199,7 @@ def test_pre_downloaded_mode_serves_what_is_there(tmp_path):
         (2, "invalid asset spec", ["fetch", "nlp/bert["]),
         (2, "invalid asset name", ["fetch", "../etc/passwd"]),
         (2, "invalid asset name", ["resolve", "nlp//bert"]),
-        (2, "invalid version", ["fetch", "nlp/bert:latest"]),
+        (2, "invalid asset version", ["fetch", "nlp/bert:latest"]),
         (2, "give a SPEC", ["fetch"]),
         (3, "publish it first", ["update", "SOURCE", "nlp/brt", "--yes"]),
         (3, "there are 0", ["update", "SOURCE", "nlp/bert:4", "--yes"]),

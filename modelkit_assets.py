@@ -116,7 +116,8 @@ class ModelkitAssetsError(Exception):
 def _restore_error(
     cls: type[ModelkitAssetsError], text: str, facts: dict[str, object]
 ) -> ModelkitAssetsError:
-    error = cls.__new__(cls)
+    make = OSError.__new__ if issubclass(cls, OSError) else Exception.__new__
+    error = make(cls)
     ModelkitAssetsError.__init__(error, text, **facts)
     return error
 
@@ -415,6 +416,11 @@ class AssetsVersioningSystem:
         raise NotImplementedError
 
     @classmethod
+    def is_version_valid(cls, version: str) -> bool:
+        """Tell whether the text is a version, maybe partial."""
+        return _is_valid(version, cls)
+
+    @classmethod
     def is_version_complete(cls, version: str) -> bool:
         """Tell whether a valid version names exactly one; override for partial ones."""
         return True
@@ -553,7 +559,7 @@ def find_versioning_system(
     try:
         system = getattr(import_module(module), name)
         for method in vars(AssetsVersioningSystem):
-            if method[0] != "_":
+            if method[0] != "_" and method != "is_version_valid":
                 getattr(system, method)
     except (ImportError, AttributeError, ValueError) as error:
         raise UnknownAssetsVersioningSystemError(chosen, error) from error
@@ -1269,7 +1275,7 @@ def _load_module(name: str, path: str) -> Any:
         spec.loader.exec_module(module)
     except ImportError as error:
         raise _not_installed(error) from error
-    sys.modules[name] = module
+    module = sys.modules.setdefault(name, module)  # another thread may have been faster
     if isinstance(getattr(module, "Driver", None), type):
         # nobody can import the module by its name: let pickle ask the loader
         copyreg.pickle(module.Driver, _reduce_driver)

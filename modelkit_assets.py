@@ -1428,7 +1428,8 @@ class _Transfer:
         if isinstance(error, ImportError):
             return _not_installed(error, getattr(self.driver, "package", ""))
         if isinstance(error, ValueError):  # a missing bucket is no missing object
-            return ConfigurationError(f"{object_name!r}: {error}")
+            where = f"{object_name!r} in {self.driver.bucket!r}"
+            return ConfigurationError(f"{where}: {error}")
         if isinstance(error, FileNotFoundError):
             return ObjectDoesNotExistError(self.driver, self.driver.bucket, object_name)
         if isinstance(error, PermissionError):

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import threading
 from collections.abc import Iterator
@@ -15,10 +14,6 @@ _VARIABLE = "AZURE_STORAGE_CONNECTION_STRING"
 _ERRORS = {401: PermissionError, 403: PermissionError, 404: FileNotFoundError}
 _ERRORS.update({408: ConnectionError, 412: FileExistsError, 429: ConnectionError})
 _locks: dict[int, threading.Lock] = {}  # for making clients, by process
-
-
-class _BucketNotFoundError(FileNotFoundError, ValueError):
-    """The container that the settings name does not exist."""
 
 
 @contextmanager
@@ -47,7 +42,7 @@ def _find_error(status: int, error: Any) -> Exception:
     code = str(getattr(error, "error_code", "") or "")
     text = f"{status} {code} {str(error.message).partition(chr(10))[0]}"
     if "ContainerNotFound" in code:
-        return _BucketNotFoundError(f"{text}: check MODELKIT_STORAGE_BUCKET")
+        return ValueError(f"{text}: check MODELKIT_STORAGE_BUCKET")
     if "BlobAlreadyExists" in code:  # which is a 409
         status = 412
     return _ERRORS.get(status, ConnectionError if status >= 500 else OSError)(text)
@@ -65,6 +60,7 @@ class Driver:
     def __init__(self, bucket: str, client: Any = None, **settings: Any) -> None:
         given = settings.get("connection_string") or settings.get(_VARIABLE.lower())
         self.bucket, self._given = bucket, client
+        self._clients: dict[int, Any] = {}  # by process
         self._settings = (given or os.environ.get(_VARIABLE),)
         if not (client or self._settings[0]):
             raise ValueError(f"{_VARIABLE} is not set, which the provider az needs")
@@ -128,25 +124,23 @@ class Driver:
         """Return the object's `az://` address."""
         return f"az://{self.bucket}/{name}"
 
-    def __repr__(self) -> str:
-        return f"<az driver bucket={self.bucket!r}>"
-
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_given": None}
+        return {**vars(self), "_given": None, "_clients": {}}
 
     @property
     def client(self) -> Any:
         """The SDK's client: the one given, else made on first use in each process."""
         process = os.getpid()
         with _locks.setdefault(process, threading.Lock()):
-            return self._given or _make_client(process, *self._settings)
+            if not (self._given or process in self._clients):
+                self._clients[process] = _make_client(*self._settings)
+            return self._given or self._clients[process]
 
     def _get_blob(self, name: str) -> Any:
         return self.client.get_blob_client(self.bucket, name)
 
 
-@functools.cache
-def _make_client(process: int, connection_string: str) -> Any:
+def _make_client(connection_string: str | None) -> Any:
     import requests.adapters
     from azure.core.pipeline.transport import RequestsTransport
     from azure.storage.blob import BlobServiceClient

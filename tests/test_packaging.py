@@ -6,9 +6,15 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from stores import LocalStore
 from trees import write_tree
 
 ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def store(make_store):
+    return make_store(LocalStore)
 
 
 def run(*command, **settings):

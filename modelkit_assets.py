@@ -100,26 +100,43 @@ class ModelkitAssetsError(Exception):
     """Base of every error raised here.
 
     - its text is one line: what failed, on what, what to do next
-    - what it is about is kept as attributes; text and attributes survive pickling
+    - what it is about is kept as attributes; both survive pickling
+
+    A subclass names its arguments, with defaults, and the text that they go into,
+    where `{asset}` is `name` or `name:version`.
     """
 
     exit_code = 1
+    _text = "{message}"
+    _facts: dict[str, Any] = {"message": ""}
 
-    def __init__(self, text: str, **facts: object) -> None:
-        super().__init__(" ".join(text.splitlines()))
-        self.__dict__.update(facts)
+    def __init__(self, *values: object, **named: object) -> None:
+        given = {**dict(zip(self._facts, values)), **named}
+        facts = {name: given.get(name, self._facts[name]) for name in self._facts}
+        for name, value in facts.items():
+            if not isinstance(value, (str, int, float, tuple, type(None))):
+                facts[name] = tuple(value) if isinstance(value, list) else str(value)
+        vars(self).update(facts)
+        shown = {name: _show(value) for name, value in facts.items()}
+        for name in {"spec", "name", "version"} & facts.keys():  # of any length
+            shown[name] = shown[name] and _cut(str(shown[name]))
+        shown["asset"] = ":".join(
+            str(shown[name]) for name in ("name", "version") if shown.get(name)
+        )
+        super().__init__(" ".join(self._text.format(**shown).splitlines()))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _restore_error, (type(self), str(self), self.__dict__)
+        return type(self), tuple(getattr(self, name) for name in self._facts)
 
 
-def _restore_error(
-    cls: type[ModelkitAssetsError], text: str, facts: dict[str, object]
-) -> ModelkitAssetsError:
-    make = OSError.__new__ if issubclass(cls, OSError) else Exception.__new__
-    error = make(cls)
-    ModelkitAssetsError.__init__(error, text, **facts)
-    return error
+def _show(value: object) -> object:
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value)) or "none"
+    return value
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= 200 else text[:200] + "…"
 
 
 class StorageDriverError(ModelkitAssetsError):
@@ -130,32 +147,27 @@ class ObjectDoesNotExistError(StorageDriverError, FileNotFoundError):
     """The store answered that it has no such object."""
 
     exit_code = 3
-
-    def __init__(self, driver: object, bucket: str, object_name: str) -> None:
-        text = f"the store has no object {object_name!r} in {bucket!r}"
-        facts = {"driver": repr(driver), "bucket": bucket, "object_name": object_name}
-        super().__init__(text, **facts)
+    _text = "the store has no object {object_name!r} in {bucket!r}"
+    _facts = {"driver": "", "bucket": "", "object_name": ""}
 
 
 class StorageAccessError(StorageDriverError, PermissionError):
     """The store refused access."""
 
     exit_code = 4
-
-    def __init__(self, object_name: str, reason: object) -> None:
-        text = f"access to {object_name!r} was refused: {reason}; check the credentials"
-        super().__init__(text, object_name=object_name)
+    _text = "access to {object_name!r} was refused: {reason}; check the credentials"
+    _facts = {"object_name": "", "reason": ""}
 
 
 class StorageUnavailableError(StorageDriverError, ConnectionError):
     """The store could not be reached, or kept failing until the time was up."""
 
     exit_code = 5
-
-    def __init__(self, object_name: str, seconds: float, reason: object) -> None:
-        text = f"the store fails on {object_name!r} for {seconds:.0f} s now"
-        text += f" (MODELKIT_STORAGE_TIMEOUT_S): {reason}"
-        super().__init__(text, object_name=object_name)
+    _text = (
+        "the store fails on {object_name!r} for {seconds:.0f} s now "
+        "(MODELKIT_STORAGE_TIMEOUT_S): {reason}"
+    )
+    _facts = {"object_name": "", "seconds": 0, "reason": ""}
 
 
 class ConfigurationError(StorageDriverError, ValueError):
@@ -167,37 +179,38 @@ class ConfigurationError(StorageDriverError, ValueError):
 class FolderDoesNotExistError(ConfigurationError, FileNotFoundError):
     """The folder that a setting names does not exist."""
 
-    def __init__(self, what: str, folder: str, variable: str) -> None:
-        text = f"the {what} {folder!r} is no folder: create it, or set {variable}"
-        super().__init__(text, folder=folder, variable=variable)
+    _text = "the {what} {folder!r} is no folder: create it, or set {variable}"
+    _facts = {"what": "", "folder": "", "variable": ""}
 
 
 class UnknownDriverError(StorageDriverError, ValueError):
     """No driver file has the provider's name."""
 
     exit_code = 2
-
-    def __init__(self, provider: str, known: Iterable[str] = ()) -> None:
-        known = tuple(known)
-        text = f"unknown storage provider {provider!r} (MODELKIT_STORAGE_PROVIDER): "
-        text += f"there are {', '.join(known)}; another one is a file drivers/NAME.py"
-        super().__init__(text, provider=provider, known=known)
+    _text = (
+        "unknown storage provider {provider!r} (MODELKIT_STORAGE_PROVIDER): there are "
+        "{known}; another one is a file drivers/NAME.py"
+    )
+    _facts = {"provider": "", "known": ()}
 
 
 class DriverNotInstalledError(StorageDriverError, ImportError):
     """The provider's SDK is not installed; the text gives the command that does it."""
 
     exit_code = 2
+    _text = "{package} is not installed, or not whole: pip install {package} ({reason})"
+    _facts = {"package": "", "reason": ""}
 
 
 class NoConfiguredProviderError(StorageDriverError):
     """No storage provider is configured, and the operation needs one."""
 
     exit_code = 2
-
-    def __init__(self, action: str = "go on") -> None:
-        text = f"cannot {action}: no storage provider is configured, set "
-        super().__init__(text + "MODELKIT_STORAGE_PROVIDER and MODELKIT_STORAGE_BUCKET")
+    _text = (
+        "cannot {action}: no storage provider is configured, set "
+        "MODELKIT_STORAGE_PROVIDER and MODELKIT_STORAGE_BUCKET"
+    )
+    _facts = {"action": "go on"}
 
 
 class AssetsManagerError(ModelkitAssetsError):
@@ -207,141 +220,121 @@ class AssetsManagerError(ModelkitAssetsError):
 class AssetAlreadyExistsError(AssetsManagerError, FileExistsError):
     """What would be published exists already; nothing was changed."""
 
-    def __init__(self, name: str, version: str | None = None) -> None:
-        text = f"asset {name!r} already exists: publish its next version with `update`"
-        if version:
-            text = f"version {version!r} of asset {name!r} already exists, maybe not "
-            text += "listed yet, and a published version never changes"
-        super().__init__(text, name=name, version=version)
+    _text = (
+        "{asset!r} already exists, maybe not listed yet, and what is published never "
+        "changes: publish a next version with `update`"
+    )
+    _facts = {"name": "", "version": None}
 
 
 class AssetDoesNotExistError(AssetsManagerError, FileNotFoundError):
     """There is no such asset, version or part."""
 
     exit_code = 3
-
-    def __init__(self, name: str, version: str | None = None, hint: str = "") -> None:
-        text = (
-            f"version {version!r} of asset {name!r}" if version else f"asset {name!r}"
-        )
-        text += " does not exist" + (hint and f": {hint}")
-        super().__init__(text, name=name, version=version)
+    _text = "{asset!r} does not exist: {hint}"
+    _facts = {"name": "", "version": None, "hint": "`list` shows what does"}
 
 
 class LocalAssetDoesNotExistError(AssetsManagerError, FileNotFoundError):
     """The assets dir has no such version, and no store is configured."""
 
     exit_code = 3
-
-    def __init__(
-        self, name: str, version: str | None, local_versions: Sequence[str]
-    ) -> None:
-        text = f"version {version!r} of asset {name!r} is not in the assets dir, which "
-        text += f"has {', '.join(local_versions) or 'none'}, and no store is configured"
-        versions = tuple(local_versions)
-        super().__init__(text, name=name, version=version, local_versions=versions)
+    _text = (
+        "{asset!r} is not in the assets dir, where there are {local_versions}, and no "
+        "storage provider is configured"
+    )
+    _facts = {"name": "", "version": None, "local_versions": ()}
 
 
 class AssetIntegrityError(AssetsManagerError, ValueError):
     """Content is not what its manifest says, or a manifest is none."""
 
     exit_code = 6
-
-    def __init__(self, object_name: str, expected: object, got: object) -> None:
-        text = (
-            f"the content of {object_name!r} is wrong: expected {expected}, got {got}"
-        )
-        facts = {"object_name": object_name, "expected": expected, "got": str(got)}
-        super().__init__(text, **facts)
+    _text = "the content of {object_name!r} is wrong: expected {expected}, got {got}"
+    _facts = {"object_name": "", "expected": "", "got": ""}
 
 
 class AssetLockTimeoutError(AssetsManagerError, TimeoutError):
     """Another process holds the asset's lock, and its download makes no progress."""
 
-    def __init__(self, name: str, timeout_s: float, pid: object, host: object) -> None:
-        text = f"asset {name!r} is being downloaded by process {pid} on host {host}, "
-        text += f"without progress for {timeout_s:g} s (MODELKIT_ASSETS_TIMEOUT_S)"
-        super().__init__(text, name=name, timeout_s=timeout_s, pid=pid, host=host)
+    _text = (
+        "{asset!r} is being downloaded by process {pid} on host {host}, without "
+        "progress for {timeout_s:g} s (MODELKIT_ASSETS_TIMEOUT_S)"
+    )
+    _facts = {"name": "", "timeout_s": 0, "pid": "unknown", "host": "unknown"}
 
 
 class AssetsDirError(AssetsManagerError, OSError):
     """The assets dir cannot be written: read-only, full, or another's."""
 
-    def __init__(self, path: str, reason: object) -> None:
-        super().__init__(
-            f"cannot write to the assets dir: {reason}: {path!r}", path=path
-        )
+    _text = "cannot write to the assets dir: {reason}: {path!r}"
+    _facts = {"path": "", "reason": ""}
 
 
 class InvalidSourceError(AssetsManagerError, ValueError):
     """What was given to publish is missing, unreadable, empty, or no file or folder."""
 
     exit_code = 2
-
-    def __init__(self, path: str, reason: object) -> None:
-        super().__init__(f"cannot publish {path!r}: {reason}", path=path)
+    _text = "cannot publish {path!r}: {reason}"
+    _facts = {"path": "", "reason": ""}
 
 
 class SourceChangedError(AssetsManagerError):
     """A source file changed while it was being published; nothing became visible."""
 
-    def __init__(self, path: str) -> None:
-        text = f"{path!r} changed while it was being published, so nothing was: "
-        super().__init__(text + "publish again when nothing writes to it", path=path)
+    _text = (
+        "{path!r} changed while it was being published, so nothing was: publish again "
+        "when nothing writes to it"
+    )
+    _facts = {"path": ""}
 
 
 class UnknownAssetsVersioningSystemError(AssetsManagerError):
     """No versioning system has that name."""
 
     exit_code = 2
-
-    def __init__(self, versioning: object, reason: object) -> None:
-        text = f"unknown versioning system {versioning!r} ({reason}): use major_minor, "
-        text += (
-            "simple_date or package.module:Class (MODELKIT_ASSETS_VERSIONING_SYSTEM)"
-        )
-        super().__init__(text, versioning=versioning)
+    _text = (
+        "unknown versioning system {versioning!r} ({reason}): use major_minor, "
+        "simple_date or package.module:Class (MODELKIT_ASSETS_VERSIONING_SYSTEM)"
+    )
+    _facts = {"versioning": "", "reason": "no such class"}
 
 
 class InvalidAssetSpecError(AssetsManagerError, ValueError):
     """The text is no `name[:version][[sub/part]]`."""
 
     exit_code = 2
-    _what = "spec"
-    _form = "it must look like name, name:version, name:version[part]"
-
-    def __init__(self, value: object, reason: str = "", **facts: object) -> None:
-        text = f"invalid asset {self._what} {_shorten(value)}: {reason or self._form}"
-        super().__init__(text, **{self._what: value}, **facts)
+    _text = "invalid asset spec {spec!r}: {reason}"
+    _facts = {
+        "spec": "",
+        "reason": "it must look like name, name:version or name[part]",
+    }
 
 
 class InvalidNameError(InvalidAssetSpecError):
     """The text is no asset name."""
 
-    _what = "name"
-    _form = "it must be of A-Z a-z 0-9 - _ . in segments joined by /"
+    _text = "invalid asset name {name!r}: {reason}"
+    _facts = {"name": "", "reason": "it must be of A-Z a-z 0-9 - _ . joined by /"}
 
 
 class InvalidVersionError(InvalidAssetSpecError):
     """The text is no version of the versioning system."""
 
-    _what = "version"
-    _form = "it must be of A-Z a-z 0-9 - _ ."
+    _text = "invalid asset version {version!r}: {reason}"
+    _facts = {"version": "", "reason": "it must be of A-Z a-z 0-9 - _ ."}
 
 
 class MajorVersionDoesNotExistError(InvalidVersionError):
     """No version has that major number."""
 
     exit_code = 3
-
-    def __init__(self, version: str, majors: Sequence[str] = ()) -> None:
-        reason = f"no such major, there are {', '.join(majors)}"
-        super().__init__(version, reason, majors=tuple(majors))
+    _text = "no version {version!r} exists, of major versions there are {majors}"
+    _facts = {"version": "", "majors": ()}
 
 
 def _shorten(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 200 else text[:200] + "…"
+    return _cut(repr(value))
 
 
 def _logger() -> logging.Logger:
@@ -1283,9 +1276,7 @@ def _load_module(name: str, path: str) -> Any:
 
 
 def _not_installed(error: ImportError, package: str = "") -> DriverNotInstalledError:
-    package = package or error.name or "its SDK"
-    text = f"{package} is not installed, or not whole: pip install {package}"
-    return DriverNotInstalledError(f"{text} ({error})")
+    return DriverNotInstalledError(package or error.name, error)
 
 
 def _reduce_driver(driver: Any) -> tuple[Any, ...]:
@@ -1632,6 +1623,7 @@ class StorageProvider:
     ) -> None:
         names = ("MODELKIT_STORAGE_PROVIDER", "STORAGE_PROVIDER")
         self.provider = _setting(provider, *names)
+        self._conditions_proved = False
         if not self.provider:
             raise NoConfiguredProviderError()
         self.timeout = _number(timeout_s, "MODELKIT_STORAGE_TIMEOUT_S", 300)
@@ -1874,7 +1866,25 @@ class StorageProvider:
                 # another publisher's, or our own, whose answer was lost on the way
                 state = self._look_up(name, version, manifest)
                 return "taken" if state == "free" else state
+            self._prove_conditions(manifest, object_name)
         return state
+
+    def _prove_conditions(self, manifest: Manifest, object_name: str) -> None:
+        """Warn, once, of a store that lets a second create-if-absent through.
+
+        The bytes are the same as those of our claim, so nothing is lost either way.
+        """
+        if self._conditions_proved:
+            return
+        try:
+            self._write(manifest.to_json(), object_name, if_match="")
+            _logger().warning(
+                "the store ignores conditional writes: of concurrent publishers of one "
+                "asset one may be lost, so publish from one place at a time"
+            )
+        except FileExistsError:
+            pass
+        self._conditions_proved = True
 
     def _look_up(self, name: str, version: str, manifest: Manifest) -> str:
         try:

@@ -16,7 +16,7 @@ class Driver:
     @property
     def objects(self):
         if self.bucket not in self.buckets:
-            raise ValueError(f"there is no bucket {self.bucket!r}")
+            raise ValueError(f"MODELKIT_STORAGE_BUCKET: there is no bucket {self.bucket!r}")
         return self.buckets[self.bucket]
 
     def stat_object(self, name):

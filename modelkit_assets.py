@@ -86,7 +86,7 @@ _SMALL_OBJECT = 1 << 20  # up to this size a local object's etag is its digest
 _MAX_SEGMENT = 255  # characters of a file name that file systems hold
 _FIRST_DELAY_S, _MAX_DELAY_S = 0.1, 10.0  # back-off between attempts
 _LOCK_POLL_S = 0.05
-_HEARTBEAT_S = 0.5  # how often a download shows those who wait that it goes on
+_HEARTBEAT_S = 0.1  # how often a download shows those who wait that it goes on
 _REMOTE_IDLE_S = 60.0  # another host's staging, untouched for so long, is nobody's
 _ABANDONED_S = 24 * 3600.0  # nobody's staging is reclaimed after this, by any download
 _STOP_GRACE_S = 5.0  # how long an interrupt waits for transfers under way
@@ -1203,7 +1203,9 @@ def _exclusive(path: str) -> Iterator[None]:
     """Hold a lock file against threads, processes, and hosts that share the folder."""
     with _replacing, open(path, "ab") as file:
         if fcntl:
-            # lockf, not flock: NFS, where shared stores lie, has always honoured it
+            # two copies of this module in one process need flock; lockf is what NFS,
+            # where shared stores lie, has always honoured between hosts
+            fcntl.flock(file, fcntl.LOCK_EX)
             fcntl.lockf(file, fcntl.LOCK_EX)
         else:
             _windows_lock(file.fileno(), wait=True)
@@ -1442,24 +1444,40 @@ class _Transfer:
         self, object_name: str, path: str, file: ManifestFile
     ) -> ManifestFile:
         with open(path, "wb", buffering=_CHUNK) as target:
-            sink = _Sink(target, file.size, self.advance)
-            if file.sha256 != _EMPTY_SHA256:  # of which nothing needs to be asked
-                self.retry(
-                    object_name,
-                    lambda: self.driver.download_object(
-                        object_name, sink, sink.written
-                    ),
-                    lambda: sink.written,
-                )
+            got = self._read_into(target, object_name, file)
         if file.executable:
             mode = os.stat(path).st_mode
             os.chmod(path, mode | (mode & 0o444) >> 2)  # for those who may read
+        return got
+
+    def _read_into(
+        self, target: IO[bytes], object_name: str, file: ManifestFile
+    ) -> ManifestFile:
+        sink = _Sink(target, file.size, self.advance)
+        if file.sha256 != _EMPTY_SHA256:  # of which nothing needs to be asked
+            self.retry(
+                object_name,
+                lambda: self.driver.download_object(object_name, sink, sink.written),
+                lambda: sink.written,
+            )
         got = file._replace(size=sink.written, sha256=sink.hash.hexdigest())
         if file.sha256 and got != file:
             expected = f"{file.size} bytes with SHA-256 {file.sha256}"
             size_and_digest = f"{got.size} bytes with {got.sha256}"
             raise AssetIntegrityError(object_name, expected, size_and_digest)
         return got
+
+    def is_in_store(self, object_name: str, file: ManifestFile) -> bool:
+        """Tell whether an object has a file's size and digest, which reads it."""
+        try:
+            driver = self.driver
+            size, _ = self.retry(object_name, lambda: driver.stat_object(object_name))
+            with open(os.devnull, "wb") as nowhere:
+                return size == file.size and bool(
+                    self._read_into(nowhere, object_name, file)
+                )
+        except (ObjectDoesNotExistError, AssetIntegrityError):
+            return False
 
     def find_right(
         self, files: Iterable[ManifestFile], root: str
@@ -1469,7 +1487,9 @@ class _Transfer:
         def check(file: ManifestFile) -> ManifestFile | None:
             path = local_path(root, file.path)
             with suppress(OSError):
-                if file.sha256 and os.stat(path).st_size == file.size:
+                status = os.stat(path)
+                fit = not file.executable or status.st_mode & stat.S_IXUSR
+                if fit and file.sha256 and status.st_size == file.size:
                     right = hash_file(path, self.advance) == file.sha256
                     return file if right else None
             return None
@@ -1791,11 +1811,17 @@ class StorageProvider:
         return manifest.with_files([files.get(one.path, one) for one in manifest.files])
 
     def is_right(self, manifest: Manifest, root: str, on_progress: Progress) -> bool:
-        """Tell whether all of a version's files lie below root, by their digests."""
+        """Tell whether root is just what a version holds, by its files' digests."""
+        try:
+            found = {part for part, _ in _walk_source(root)}
+        except (OSError, InvalidSourceError):
+            return False
+        expected = {
+            *manifest.empty_directories,
+            *(file.path for file in manifest.files),
+        }
         right = self._transfer(on_progress).find_right(manifest.files, root)
-        return os.path.isdir(root) == manifest.is_directory and (
-            len(right) == len(manifest.files)
-        )
+        return found == expected and len(right) == len(manifest.files)
 
     def _transfer(self, on_progress: Progress | None = None) -> _Transfer:
         return _Transfer(self.driver, self.timeout, self.workers, on_progress)
@@ -1917,8 +1943,8 @@ class StorageProvider:
         def upload(file: ManifestFile) -> None:
             path, stamp = source.stamps[file.path]
             target = _join(object_name, file.path)
-            # nobody else may write below a claim, so what is there is from last time
-            if not begun or self._get_size(target) != file.size:
+            if not (begun and transfer.is_in_store(target, file)):
+                _check_unchanged(path, stamp)
                 try:
                     transfer.retry(
                         target, lambda: self.driver.upload_object(path, target)
@@ -2078,6 +2104,8 @@ class _Cache:
         try:
             yield path
         finally:
+            if fcntl:  # or a process that was forked meanwhile would hold it
+                fcntl.flock(descriptor, fcntl.LOCK_UN)
             os.close(descriptor)
 
     def _wait_for_lock(self, path: str, name: str) -> int:
@@ -2154,7 +2182,8 @@ class _Cache:
             self.mark(data, manifest, folder)
         else:
             if self.look_up(path) == (True, False):
-                os.rename(path, old)  # or the marker would pass it off as whole
+                with suppress(FileNotFoundError):  # where another process did it
+                    os.rename(path, old)  # or the marker would pass it off as whole
             self.mark(path, manifest, folder)
         swap_in(data, path, old)
 
@@ -2172,9 +2201,10 @@ def _marker_path(path: str, is_directory: bool) -> str:
 def _write_cache_tag(folder: str) -> None:
     # tells backup programs to pass it over: https://bford.info/cachedir/
     path = os.path.join(folder, "CACHEDIR.TAG")
-    if not os.path.exists(path):
+    text = "Signature: 8a477f597d28d172789f06886806bc55\n"
+    if not os.path.exists(path) or os.path.getsize(path) != len(text):
         with open(path, "w") as file:
-            file.write("Signature: 8a477f597d28d172789f06886806bc55\n")
+            file.write(text)
 
 
 def _try_lock(descriptor: int, path: str) -> bool:
@@ -2205,8 +2235,8 @@ def _pid_and_host() -> tuple[int, str]:
 
 def _is_held(entry: str, idle_s: float) -> bool:
     """Tell whether a staging folder may be in use by a process that lives."""
-    if entry in _active_staging:
-        return True
+    if entry in _active_staging or idle_s > _ABANDONED_S:
+        return entry in _active_staging
     _, pid, host, _ = (*entry.split("~"), "", "", "")[:4]
     if host != _pid_and_host()[1] or os.name == "nt":  # there, kill(pid, 0) would kill
         return idle_s < _REMOTE_IDLE_S
@@ -2237,7 +2267,8 @@ def _touching(*paths: str) -> Progress:
         if now - last >= _HEARTBEAT_S:
             last = now
             for path in paths:
-                os.utime(path)
+                with suppress(OSError):
+                    os.utime(path)
 
     return touch
 

@@ -157,7 +157,7 @@ class Setup(NamedTuple):
     pause      two events: at that step it sets one and waits for the other instead
     after      whether it dies just after that step, or just before
     among      the steps that count; empty: all
-    driver     the class whose methods are steps, or "module:Class"
+    driver     the class whose methods are steps, "module:Class", or what returns it
     flock      False: `fcntl.flock` locks nothing, as on some network file systems
     environ    settings; those of the test run are dropped
     barrier    where it waits for the others
@@ -356,7 +356,8 @@ def _run_child(
     steps = _Steps(setup)
     if setup.barrier:
         setup.barrier.wait(WAIT_S)
-    steps.patch(find(setup.driver))
+    driver = find(setup.driver)
+    steps.patch(driver if isinstance(driver, type) else driver())
     outcome = Outcome()
     try:
         outcome = Outcome(value=function(*args))

@@ -1048,7 +1048,7 @@ class LocalDriver:
     def __init__(
         self, bucket: StrPath, client: object = None, **settings: object
     ) -> None:
-        self.bucket = os.fspath(bucket)
+        self.bucket = os.path.abspath(bucket)  # wherever the process goes later
         self._check_bucket()
 
     def stat_object(self, name: str) -> tuple[int, str]:
@@ -1075,12 +1075,8 @@ class LocalDriver:
             if if_match is None:
                 os.replace(staged, path)
             elif if_match:
-                with _exclusive(os.path.join(os.path.dirname(path), f"{_OWN}.lock")):
-                    if (
-                        not os.path.isfile(path)
-                        or self.stat_object(name)[1] != if_match
-                    ):
-                        raise FileExistsError(f"the object {name!r} has changed")
+                with _exclusive(os.path.dirname(path)):
+                    self._check_etag(name, if_match)
                     os.replace(staged, path)
             else:
                 _create(staged, path)
@@ -1147,6 +1143,12 @@ class LocalDriver:
             raise ValueError(f"the object name {_shorten(name)} leaves the store")
         return local_path(self.bucket, name)
 
+    def _check_etag(self, name: str, etag: str) -> None:
+        with suppress(FileNotFoundError):
+            if self.stat_object(name)[1] == etag:
+                return
+        raise FileExistsError(f"the object {name!r} has changed")
+
     def _open(self, name: str) -> IO[bytes]:
         try:
             return open(self._path(name), "rb")
@@ -1192,16 +1194,16 @@ def _create(staged: str, path: str) -> None:
     except FileExistsError:
         raise
     except OSError:  # a file system without hard links
-        with _exclusive(os.path.join(os.path.dirname(path), f"{_OWN}.lock")):
+        with _exclusive(os.path.dirname(path)):
             if os.path.lexists(path):
                 raise FileExistsError(f"{path!r} exists") from None
             os.replace(staged, path)
 
 
 @contextmanager
-def _exclusive(path: str) -> Iterator[None]:
-    """Hold a lock file against threads, processes, and hosts that share the folder."""
-    with _replacing, open(path, "ab") as file:
+def _exclusive(folder: str) -> Iterator[None]:
+    """Hold a folder's lock against threads, processes, and hosts that share it."""
+    with _replacing, open(os.path.join(folder, f"{_OWN}.lock"), "ab") as file:
         if fcntl:
             # two copies of this module in one process need flock; lockf is what NFS,
             # where shared stores lie, has always honoured between hosts
@@ -1269,16 +1271,12 @@ def _load_module(name: str, path: str) -> Any:
     try:
         spec.loader.exec_module(module)
     except ImportError as error:
-        raise _not_installed(error) from error
+        raise DriverNotInstalledError(error.name, error) from error
     module = sys.modules.setdefault(name, module)  # another thread may have been faster
     if isinstance(getattr(module, "Driver", None), type):
         # nobody can import the module by its name: let pickle ask the loader
         copyreg.pickle(module.Driver, _reduce_driver)
     return module
-
-
-def _not_installed(error: ImportError, package: str = "") -> DriverNotInstalledError:
-    return DriverNotInstalledError(package or error.name, error)
 
 
 def _reduce_driver(driver: Any) -> tuple[Any, ...]:
@@ -1419,7 +1417,8 @@ class _Transfer:
     def _translate(self, error: Exception, object_name: str) -> StorageDriverError:
         """Return one of our errors for one of a driver's, which is built-in."""
         if isinstance(error, ImportError):
-            return _not_installed(error, getattr(self.driver, "package", ""))
+            package = getattr(self.driver, "package", error.name)
+            return DriverNotInstalledError(package, error)
         if isinstance(error, ValueError):  # a missing bucket is no missing object
             where = f"{object_name!r} in {self.driver.bucket!r}"
             return ConfigurationError(f"{where}: {error}")
@@ -1821,7 +1820,7 @@ class StorageProvider:
             *(file.path for file in manifest.files),
         }
         right = self._transfer(on_progress).find_right(manifest.files, root)
-        return found == expected and len(right) == len(manifest.files)
+        return found == expected and right == list(manifest.files)
 
     def _transfer(self, on_progress: Progress | None = None) -> _Transfer:
         return _Transfer(self.driver, self.timeout, self.workers, on_progress)

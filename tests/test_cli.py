@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -287,6 +288,27 @@ def test_a_reader_that_leaves_is_no_traceback(published):
         f"{command} | true", shell=True, capture_output=True, text=True
     )
     assert "Traceback" not in done.stderr
+
+
+def test_an_interrupted_fetch_leaves_nothing_visible_and_can_be_completed(
+    tmp_path, store, assets_dir
+):
+    with open(tmp_path / "large", "wb") as file:
+        file.truncate(1 << 30)
+    ok("new", tmp_path / "large", "large", "--yes")
+    pipe = subprocess.PIPE
+    fetch = subprocess.Popen([*BARE, "fetch", "large"], stdout=pipe, stderr=pipe)
+    staging = assets_dir / ".cache" / "staging"
+    while not list(staging.glob("*/data")):
+        assert fetch.poll() is None
+    fetch.send_signal(signal.SIGINT)
+    output, errors = fetch.communicate()
+    assert (fetch.returncode, output) == (130, b"")
+    assert errors == b"modelkit_assets: error: interrupted\n"
+    assert [path.name for path in assets_dir.iterdir()] == [".cache"]
+    path = Path(ok("fetch", "large").strip())
+    assert path.stat().st_size == 1 << 30
+    assert list(staging.iterdir()) == []
 
 
 def test_a_users_system_gets_the_classes_of_the_script(tmp_path, source, store):

@@ -19,6 +19,7 @@ a reader never sees half an asset, and nothing is served whose digest is wrong.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -210,7 +211,7 @@ class NoConfiguredProviderError(StorageDriverError):
         "cannot {action}: no storage provider is configured, set "
         "MODELKIT_STORAGE_PROVIDER and MODELKIT_STORAGE_BUCKET"
     )
-    _facts = {"action": "go on"}
+    _facts = {"action": "reach a store"}
 
 
 class AssetsManagerError(ModelkitAssetsError):
@@ -240,8 +241,8 @@ class LocalAssetDoesNotExistError(AssetsManagerError, FileNotFoundError):
 
     exit_code = 3
     _text = (
-        "{asset!r} is not in the assets dir, where there are {local_versions}, and no "
-        "storage provider is configured"
+        "{asset!r} is not in the assets dir, whose versions of it are: "
+        "{local_versions}; and no storage provider is configured"
     )
     _facts = {"name": "", "version": None, "local_versions": ()}
 
@@ -329,7 +330,7 @@ class MajorVersionDoesNotExistError(InvalidVersionError):
     """No version has that major number."""
 
     exit_code = 3
-    _text = "no version {version!r} exists, of major versions there are {majors}"
+    _text = "no version {version!r} exists, the major versions are: {majors}"
     _facts = {"version": "", "majors": ()}
 
 
@@ -554,7 +555,7 @@ def find_versioning_system(
         for method in vars(AssetsVersioningSystem):
             if method[0] != "_" and method != "is_version_valid":
                 getattr(system, method)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError, ValueError, SyntaxError) as error:
         raise UnknownAssetsVersioningSystemError(chosen, error) from error
     return cast("type[AssetsVersioningSystem]", system)
 
@@ -744,15 +745,16 @@ def _is_version(text: str, system: type[AssetsVersioningSystem]) -> bool:
 def check_new_name(name: str) -> None:
     """Raise InvalidNameError unless a new asset may have that name.
 
-    A segment that is a complete version would lie where another asset's version does.
+    A segment that looks like a version, its manifest, its marker, or a list of versions
+    would lie where another asset's does.
     """
     AssetSpec.check_name_valid(name)
     systems = [find_versioning_system(None), *_VERSIONING_SYSTEMS.values()]
     for segment in name.split("/"):
-        if any(system and _is_version(segment, system) for system in systems):
-            raise InvalidNameError(
-                name, f"the segment {segment!r} looks like a version"
-            )
+        version = any(system and _is_version(segment, system) for system in systems)
+        if version or segment[0] == "." or segment.endswith((".meta", ".versions")):
+            reason = f"the segment {segment!r} looks like a version or its manifest"
+            raise InvalidNameError(name, reason)
 
 
 def choose_version(spec: AssetSpec, versions: Sequence[str]) -> str:
@@ -779,9 +781,11 @@ def choose_next_version(
 
     A complete version in the spec is that version; a partial one names the major.
     """
+    system = spec.versioning_among(taken)
+    for version in taken:  # of another system, they could never be put in order
+        system.check_version_valid(version)
     if spec.version and spec.is_version_complete():
         return spec.version
-    system = spec.versioning_among(taken)
     if spec.version and not taken:
         raise MajorVersionDoesNotExistError(spec.version)
     if not taken:
@@ -859,6 +863,7 @@ class Manifest(NamedTuple):
             "pushed_by": f"{user}@{socket.gethostname()}",
             "format": MANIFEST_FORMAT,
         }
+        files = sorted(files)
         if is_directory:
             document["contents"] = [file.path for file in files]
         if empty:
@@ -1192,6 +1197,8 @@ def _create(staged: str, path: str) -> None:
     try:
         os.link(staged, path)  # holds even among writers that know no lock
     except FileExistsError:
+        if os.path.isdir(path):  # which no retry can change
+            raise IsADirectoryError(f"{path!r} is a folder, not an object") from None
         raise
     except OSError:  # a file system without hard links
         with _exclusive(os.path.dirname(path)):
@@ -1211,7 +1218,11 @@ def _exclusive(folder: str) -> Iterator[None]:
             fcntl.lockf(file, fcntl.LOCK_EX)
         else:
             _windows_lock(file.fileno(), wait=True)
-        yield  # closing the file frees the lock
+        try:
+            yield
+        finally:  # closing the file would not do: a process forked meanwhile has it too
+            if fcntl:
+                fcntl.flock(file, fcntl.LOCK_UN)
 
 
 def _windows_lock(descriptor: int, wait: bool) -> None:
@@ -1287,6 +1298,15 @@ def _reduce_driver(driver: Any) -> tuple[Any, ...]:
 def _new_driver(provider: str) -> StorageDriver:
     driver = load_driver(provider)
     return driver.__new__(driver)
+
+
+def _renew_lock() -> None:
+    global _replacing
+    _replacing = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):  # another thread may hold it just then
+    os.register_at_fork(after_in_child=_renew_lock)
 
 
 # ------------------------------------------------------------------- transfers
@@ -1524,6 +1544,7 @@ def _random() -> float:
 class _Source(NamedTuple):
     """What is being published: its manifest, and each part's path and stamp."""
 
+    top: str
     manifest: Manifest
     stamps: dict[str, tuple[str, tuple[int, ...]]]
 
@@ -1542,14 +1563,16 @@ def _read_source(top: str, transfer: _Transfer) -> _Source:
         found = dict(_walk_source(top))
         empty = [part for part, (_, stamp) in found.items() if not stamp]
         files = transfer.run(describe, [part for part in found if part not in empty])
-    except OSError as error:
+    except (OSError, ValueError) as error:
         if isinstance(error, ModelkitAssetsError):
             raise
-        reason = f"{error.strerror}: {error.filename!r}"
-        raise InvalidSourceError(top, reason) from error
+        where = getattr(error, "filename", None) or top
+        reason = getattr(error, "strerror", None) or error
+        at = f": {where!r}" if where != top else ""
+        raise InvalidSourceError(top, f"{reason}{at}") from error
     if not files:
         raise InvalidSourceError(top, "it holds no files")
-    return _Source(Manifest.create("" not in found, files, empty), found)
+    return _Source(top, Manifest.create("" not in found, files, empty), found)
 
 
 def _walk_source(top: str) -> Iterator[tuple[str, tuple[str, tuple[int, ...]]]]:
@@ -1759,6 +1782,8 @@ class StorageProvider:
     ) -> None:
         """Upload a version without listing it, so that only a pinned spec finds it."""
         spec = AssetSpec(name, version=version)
+        if not spec.is_version_complete():
+            raise InvalidVersionError(version, "a push takes a complete version")
         self._push(asset_path, spec, self._list_versions(name) or [], False, dry_run)
 
     def download(self, name: str, version: str, destination: StrPath) -> dict[str, Any]:
@@ -1953,6 +1978,8 @@ class StorageProvider:
             transfer.advance(file.size or 0)
 
         transfer.run(upload, source.manifest.files)
+        if dict(_walk_source(source.top)) != source.stamps:
+            raise SourceChangedError(source.top)
 
     def _commit(self, spec: AssetSpec, version: str, is_new: bool) -> None:
         """List a version, keeping whatever others list at the same time."""
@@ -2104,7 +2131,8 @@ class _Cache:
             yield path
         finally:
             if fcntl:  # or a process that was forked meanwhile would hold it
-                fcntl.flock(descriptor, fcntl.LOCK_UN)
+                with suppress(OSError):
+                    fcntl.flock(descriptor, fcntl.LOCK_UN)
             os.close(descriptor)
 
     def _wait_for_lock(self, path: str, name: str) -> int:
@@ -2213,6 +2241,11 @@ def _try_lock(descriptor: int, path: str) -> bool:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         else:
             _windows_lock(descriptor, wait=False)
+    except OSError as error:
+        # held by another; else the file system knows no locks, and we do without
+        if error.errno in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):
+            return False
+    try:
         return os.path.samestat(os.fstat(descriptor), os.stat(path))
     except OSError:
         return False
@@ -2332,9 +2365,9 @@ class AssetsManager:
         """
         try:
             pinned = self.resolve(spec)
-        except (AssetDoesNotExistError, InvalidAssetSpecError):
+        except (AssetDoesNotExistError, InvalidAssetSpecError) as error:
             path = _find_existing_path(str(spec), self.assets_dir)
-            if path is None:
+            if path is None or isinstance(error, InvalidVersionError):
                 raise
             info = {"path": path, "version": None, "from_cache": True}
         else:
@@ -2355,8 +2388,11 @@ class AssetsManager:
         if not versions and self._is_offline and spec.version:
             raise LocalAssetDoesNotExistError(spec.name, spec.version, versions)
         if not versions:
-            where = "assets dir" if self._is_offline else "store"
-            raise AssetDoesNotExistError(spec.name, hint=f"the {where} has none of it")
+            where = local_path(self.assets_dir, spec.name)
+            if provider := self.storage_provider:
+                name = provider.get_versions_object_name(spec.name)
+                where = provider.driver.get_object_uri(name)
+            raise AssetDoesNotExistError(spec.name, hint=f"there is no {where!r}")
         version, part = choose_version(spec, versions), spec.sub_part
         system = spec.versioning_among([version])
         return AssetSpec(spec.name, version=version, sub_part=part, versioning=system)
@@ -2375,7 +2411,9 @@ class AssetsManager:
         """
         path = self.find_path(spec)
         manifest = self._cache.read_marker(path) if path else None
-        return manifest if manifest or path and self._is_offline else self._read(spec)
+        if path is None and self._is_offline:
+            raise self._find_local_error(spec)
+        return manifest if manifest or self._is_offline else self._read(spec)
 
     @property
     def _is_offline(self) -> bool:
@@ -2390,8 +2428,7 @@ class AssetsManager:
         data, marker = self._cache.look_up(path)
         action = decide_fetch(data, marker, not self._is_offline, bool(force))
         if action == "absent":
-            versions = self._list_versions(AssetSpec(spec.name))
-            raise LocalAssetDoesNotExistError(spec.name, spec.version, versions)
+            raise self._find_local_error(spec)
         info: dict[str, Any] = {"path": path, "version": spec.version}
         info["from_cache"] = True
         if action != "hit":
@@ -2437,6 +2474,10 @@ class AssetsManager:
             hint = f"the latest are {versions}"
             raise AssetDoesNotExistError(spec.name, version, hint) from error
 
+    def _find_local_error(self, spec: AssetSpec) -> LocalAssetDoesNotExistError:
+        versions = self._list_versions(AssetSpec(spec.name))
+        return LocalAssetDoesNotExistError(spec.name, spec.version, versions)
+
     def _list_versions(self, spec: AssetSpec) -> list[str]:
         if self._is_offline:
             return spec.get_local_versions(local_path(self.assets_dir, spec.name))
@@ -2463,7 +2504,8 @@ def _find_existing_path(text: str, assets_dir: str) -> str | None:
 
     It lies below the assets dir, below the current folder, or the path is absolute.
     """
-    if "\0" in text:
+    has_version = ":" in text.partition("[")[0] and not os.path.isabs(text)
+    if has_version or "\0" in text:
         return None
     candidates: list[str] = [text] if os.path.isabs(text) else []
     if is_contained(text):
@@ -2523,7 +2565,7 @@ def main(args: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # whoever read our output has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (ModelkitAssetsError, OSError) as error:
+    except (ModelkitAssetsError, OSError, UnicodeError) as error:
         if options.verbose:
             import traceback
 
@@ -2539,7 +2581,7 @@ def _fail(message: str, code: int) -> int:
 @contextmanager
 def _settings_from(options: argparse.Namespace) -> Iterator[None]:
     """Set what the options say: environment variables, and the logging level."""
-    before = dict(os.environ)
+    before = {variable: os.environ.get(variable) for variable, *_ in _SETTINGS.values()}
     for variable, _, _ in _SETTINGS.values():
         os.environ.update(
             {variable: value} if (value := vars(options).get(variable)) else {}
@@ -2552,8 +2594,9 @@ def _settings_from(options: argparse.Namespace) -> Iterator[None]:
     try:
         yield
     finally:
-        os.environ.clear()
-        os.environ.update(before)
+        for variable, value in before.items():
+            os.environ.pop(variable, None)
+            os.environ.update({variable: value} if value is not None else {})
 
 
 def _get_main_parser() -> argparse.ArgumentParser:
@@ -2687,8 +2730,12 @@ def _print_published(options: argparse.Namespace, name: str, version: str) -> in
 def _run_list(options: argparse.Namespace) -> int:
     from fnmatch import fnmatchcase
 
-    assets = dict(StorageProvider().iterate_assets())
+    provider = StorageProvider()
+    assets = dict(provider.iterate_assets())
     found = {name: assets[name] for name in assets if fnmatchcase(name, options.glob)}
+    if not found:
+        where = provider.driver.get_object_uri(provider.prefix)
+        print(f"{_PROGRAM}: no such assets below {where}", file=sys.stderr)
     width = max(map(len, found), default=0)
     lines = [f"{name:{width}}  {' '.join(found[name])}" for name in found]
     return _print(options, found, lines)
@@ -2721,6 +2768,7 @@ def _run_resolve(options: argparse.Namespace) -> int:
 def _run_info(options: argparse.Namespace) -> int:
     manager = AssetsManager()
     spec = manager.resolve(options.spec)
+    _require_part(spec, not spec.sub_part)
     manifest, provider = manager.find_manifest(spec), manager.storage_provider
     document: dict[str, Any] = {"spec": str(spec), "path": manager.find_path(spec)}
     if provider:

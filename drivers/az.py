@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,18 +30,25 @@ def _builtin_errors(ignore: int = 0) -> Iterator[None]:
     try:
         yield
     except sdk.HttpResponseError as error:
+        if isinstance(error, sdk.ClientAuthenticationError) and not error.status_code:
+            raise ValueError(f"{_VARIABLE} has an AccountKey that is none") from None
         status = error.status_code or 500  # it is None where the body was cut short
         if status != ignore:
-            raise _find_error(status, error) from error
+            raise _find_error(status, error) from None
     except broken as error:
-        raise ConnectionError(str(error)) from error
+        raise ConnectionError(_clean(error)) from None
     except sdk.AzureError as error:
-        raise OSError(str(error)) from error
+        raise OSError(_clean(error)) from None
+
+
+def _clean(error: Any) -> str:
+    """Return an error's first line without the signature that its URL may hold."""
+    return re.sub(r"\?[^\s'\"]*", "", str(error).partition("\n")[0])
 
 
 def _find_error(status: int, error: Any) -> Exception:
     code = str(getattr(error, "error_code", "") or "")
-    text = f"{status} {code} {str(error.message).partition(chr(10))[0]}"
+    text = f"{status} {code} {_clean(error)}"
     if "ContainerNotFound" in code:
         return ValueError(f"{text}: check MODELKIT_STORAGE_BUCKET")
     if "BlobAlreadyExists" in code:  # which is a 409
@@ -151,7 +159,8 @@ def _make_client(connection_string: str | None) -> Any:
     transport = RequestsTransport(session=session, session_owner=False)
     sizes = ("single_get", "chunk_get", "single_put", "block")
     settings: dict[str, Any] = {f"max_{size}_size": _CHUNK for size in sizes}
-    settings.update(transport=transport, initial_backoff=0.5)  # seconds; it would be 15
+    # the core retries; the SDK would wait for 15 s first
+    settings.update(transport=transport, retry_total=1, initial_backoff=0.1)
     try:
         return BlobServiceClient.from_connection_string(connection_string, **settings)
     except ValueError:  # not shown, as it may quote the key

@@ -23,7 +23,6 @@ def _builtin_errors(ignore: int = 0) -> Iterator[None]:
     from botocore import exceptions as sdk
 
     broken = (sdk.HTTPClientError, sdk.ConnectionError, sdk.IncompleteReadError)
-    unset = (sdk.NoCredentialsError, sdk.ProfileNotFound, sdk.ParamValidationError)
     try:
         yield
     except (sdk.ClientError, S3UploadFailedError) as error:
@@ -33,7 +32,9 @@ def _builtin_errors(ignore: int = 0) -> Iterator[None]:
         status = answer["ResponseMetadata"].get("HTTPStatusCode", 500)
         if status != ignore:
             raise _find_error(status, answer["Error"], str(cause)) from cause
-    except unset as error:
+    except sdk.ParamValidationError as error:
+        raise ValueError(f"{error}: check MODELKIT_STORAGE_BUCKET") from error
+    except (sdk.NoCredentialsError, sdk.ProfileNotFound) as error:
         hint = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_DEFAULT_PROFILE"
         raise ValueError(f"{error}; {hint}") from error
     except (*broken, sdk.FlexibleChecksumError) as error:
@@ -78,11 +79,13 @@ class Driver:
         kms_key = get("aws_kms_key_id")
         encryption = {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": kms_key}
         self._encryption = encryption if kms_key else {}
-        if bool(key) != bool(secret):
+        if (key or secret or token) and not (key and secret):
             missing = "AWS_SECRET_ACCESS_KEY" if key else "AWS_ACCESS_KEY_ID"
-            raise ValueError(f"{missing} is not set, but its other half is")
-        if endpoint and not endpoint.startswith(("http://", "https://")):
-            raise ValueError("S3_ENDPOINT must begin with http:// or https://")
+            raise ValueError(f"{missing} is not set, but another part of the key is")
+        if endpoint and (
+            endpoint[:4] != "http" or "://" not in endpoint or "@" in endpoint
+        ):
+            raise ValueError("S3_ENDPOINT must be http(s)://HOST, without a password")
 
     @_builtin_errors()
     def stat_object(self, name: str) -> tuple[int, str]:

@@ -1,5 +1,7 @@
 """Bad input meets one clear error, and nothing is lost or written."""
 
+import errno
+import fcntl
 import os
 import socket
 
@@ -160,6 +162,30 @@ def test_a_name_that_a_store_has_is_read_though_none_may_be_new(
     with open(manager.fetch_asset(name), "rb") as read:
         assert read.read() == b"old"
     assert [name for name, _ in provider.iterate_assets()] == [name]
+
+
+@pytest.mark.parametrize("name", ["x.versions", "x/0.0.meta", "x/.0.0.SUCCESS/y"])
+def test_a_new_name_never_lies_where_another_assets_objects_do(provider, file, name):
+    with pytest.raises(ma.InvalidNameError, match="looks like"):
+        provider.new(file, name)
+
+
+def test_a_folder_where_an_object_belongs_is_an_error_at_once(store, provider, file):
+    (store.bucket / "modelkit-assets" / "x.versions").mkdir(parents=True)
+    with pytest.raises(ma.StorageDriverError, match="is a folder"):
+        provider.new(file, "x")
+
+
+def test_a_disk_without_locks_is_fetched_to_all_the_same(
+    provider, manager, file, monkeypatch
+):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "no locks available")
+
+    provider.new(file, "x")
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with open(manager.fetch_asset("x")) as read:
+        assert read.read() == "1"
 
 
 def test_a_missing_asset_leaves_no_trace(provider, manager, assets_dir):

@@ -200,7 +200,7 @@ def test_pre_downloaded_mode_serves_what_is_there(tmp_path):
     [
         (3, "'nlp/brt' does not exist", ["fetch", "nlp/brt"]),
         (3, "the latest are 0.1, 0.0", ["fetch", "nlp/bert:0.7"]),
-        (3, "there are 0", ["fetch", "nlp/bert:4"]),
+        (3, "versions are: 0", ["fetch", "nlp/bert:4"]),
         (3, "no such part", ["fetch", "nlp/bert:0.0[missing]"]),
         (2, "invalid asset spec", ["fetch", "nlp/bert:0.0[../../x]"]),
         (2, "invalid asset spec", ["fetch", "nlp/bert["]),
@@ -209,7 +209,7 @@ def test_pre_downloaded_mode_serves_what_is_there(tmp_path):
         (2, "invalid asset version", ["fetch", "nlp/bert:latest"]),
         (2, "give a SPEC", ["fetch"]),
         (3, "publish it first", ["update", "SOURCE", "nlp/brt", "--yes"]),
-        (3, "there are 0", ["update", "SOURCE", "nlp/bert:4", "--yes"]),
+        (3, "versions are: 0", ["update", "SOURCE", "nlp/bert:4", "--yes"]),
         (2, "NAME or NAME:MAJOR", ["update", "SOURCE", "nlp/bert:0.4", "--yes"]),
         (1, "already exists", ["new", "SOURCE", "nlp/bert", "--yes"]),
         (2, "NAME alone", ["new", "SOURCE", "nlp/new:1.0", "--yes"]),
@@ -297,7 +297,11 @@ def test_an_interrupted_fetch_leaves_nothing_visible_and_can_be_completed(
         file.truncate(1 << 30)
     ok("new", tmp_path / "large", "large", "--yes")
     pipe = subprocess.PIPE
-    fetch = subprocess.Popen([*BARE, "fetch", "large"], stdout=pipe, stderr=pipe)
+    fetch = subprocess.Popen(
+        [*BARE, "fetch", "large"], stdout=pipe, stderr=pipe,
+        # a shell that runs the tests in the background has it ignored
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
     staging = assets_dir / ".cache" / "staging"
     while not list(staging.glob("*/data")):
         assert fetch.poll() is None

@@ -15,6 +15,7 @@ from contextlib import suppress
 import pytest
 from contract import DriverContract, increment
 
+import modelkit_assets
 from modelkit_assets import ConfigurationError, LocalDriver, StorageProvider
 
 PROCESSES, INCREMENTS = 8, 50
@@ -292,3 +293,35 @@ def test_a_killed_upload_is_never_visible_nor_in_the_way(bucket, driver, tmp_pat
     finally:
         shutil.rmtree(bucket)
         source.unlink()
+
+
+FORK = """
+import os, sys, threading
+import modelkit_assets
+
+driver = modelkit_assets.LocalDriver(sys.argv[1])
+etag = driver.write_object(b"0", "other", if_match="")
+stop = threading.Event()
+
+def write(etag):
+    while not stop.is_set():
+        etag = driver.write_object(os.urandom(8), "other", if_match=etag)
+
+writer = threading.Thread(target=write, args=(etag,))
+writer.start()
+for number in range(20):
+    child = os.fork()
+    if not child:
+        etag = driver.write_object(b"1", f"own-{number}", if_match="")
+        driver.write_object(b"2", f"own-{number}", if_match=etag)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+stop.set()
+writer.join()
+"""
+
+
+def test_a_process_forked_during_a_write_can_write_too(bucket):
+    root = os.path.dirname(os.path.abspath(modelkit_assets.__file__))
+    command = [sys.executable, "-c", FORK, str(bucket)]
+    subprocess.run(command, cwd=root, check=True, timeout=60)

@@ -138,7 +138,7 @@ def test_versions_resolve_as_asked(tmp_path, provider, manager):
         assert info["version"] == version
         with open(info["path"]) as read:
             assert read.read() == version
-    with pytest.raises(ma.MajorVersionDoesNotExistError, match="there are 0, 1, 10"):
+    with pytest.raises(ma.MajorVersionDoesNotExistError, match="are: 0, 1, 10"):
         manager.fetch_asset("a:2")
     with pytest.raises(ma.MajorVersionDoesNotExistError):
         provider.update(file, "a", "2")
@@ -156,6 +156,57 @@ def test_two_date_versions_within_a_second_differ(tmp_path, provider, monkeypatc
     second = provider.update(tmp_path / "file", "dated")  # inferred from the first
     assert provider.get_versions_info("dated") == [second, first]
     assert second > first
+
+
+def test_a_text_with_a_version_is_never_taken_for_a_path(
+    tmp_path, provider, manager, monkeypatch
+):
+    (tmp_path / "file").write_text("1")
+    provider.new(tmp_path / "file", "x")
+    (tmp_path / "x:3").write_text("a file of that name")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ma.MajorVersionDoesNotExistError):
+        manager.fetch_asset("x:3")
+
+
+def test_versions_of_several_systems_are_an_error_and_no_path(
+    tmp_path, store, provider, manager
+):
+    (tmp_path / "file").write_text("1")
+    provider.new(tmp_path / "file", "x")
+    manager.fetch_asset("x")
+    mixed = b'{"versions": ["2021-11-14T18-00-00Z", "0.0"]}'
+    store.write_object("modelkit-assets/x.versions", mixed)
+    with pytest.raises(ma.InvalidVersionError, match="VERSIONING_SYSTEM"):
+        manager.fetch_asset("x")
+
+
+def test_an_update_never_mixes_versioning_systems(
+    tmp_path, store, provider, monkeypatch
+):
+    (tmp_path / "file").write_text("1")
+    provider.new(tmp_path / "file", "x")
+    before = store.read_objects()
+    with pytest.raises(ma.InvalidVersionError):
+        provider.update(tmp_path / "file", "x", "2021-11-14T18-00-00Z")
+    monkeypatch.setenv("MODELKIT_ASSETS_VERSIONING_SYSTEM", "simple_date")
+    with pytest.raises(ma.InvalidVersionError):
+        provider.update(tmp_path / "file", "x")
+    assert store.read_objects() == before
+
+
+@pytest.mark.parametrize("version", ["0", None])
+def test_a_push_takes_a_complete_version(tmp_path, store, provider, version):
+    (tmp_path / "file").write_text("1")
+    with pytest.raises(ma.InvalidVersionError):
+        provider.push(tmp_path / "file", "x", version)
+    assert store.read_objects() == {}
+
+
+def test_contents_are_sorted_as_modelkits(tmp_path, provider):
+    files = {"a/b": b"1", "a-b": b"2", "a.txt": b"3"}
+    provider.new(write_tree(tmp_path / "source", files), "x")
+    assert provider.get_asset_meta("x", "0.0")["contents"] == sorted(files)
 
 
 def test_info_tells_where_an_asset_came_from(tmp_path, provider, manager):

@@ -248,7 +248,7 @@ def test_the_version_that_is_published_next(text, taken, bump_major, following):
 
 def test_an_update_of_a_missing_major_is_an_error():
     spec = AssetSpec("a", version="1")
-    with pytest.raises(MajorVersionDoesNotExistError, match="there are 0, 10"):
+    with pytest.raises(MajorVersionDoesNotExistError, match="are: 0, 10"):
         modelkit_assets.choose_next_version(spec, ["10.0", "0.1"])
 
 

@@ -31,7 +31,7 @@ def _builtin_errors(ignore: int = 0) -> Iterator[None]:
         yield
     except sdk.HttpResponseError as error:
         if isinstance(error, sdk.ClientAuthenticationError) and not error.status_code:
-            raise ValueError(f"{_VARIABLE} has an AccountKey that is none") from None
+            raise ValueError(f"{_VARIABLE} holds no usable key") from None
         status = error.status_code or 500  # it is None where the body was cut short
         if status != ignore:
             raise _find_error(status, error) from None
@@ -47,7 +47,8 @@ def _clean(error: Any) -> str:
 
 
 def _find_error(status: int, error: Any) -> Exception:
-    code = str(getattr(error, "error_code", "") or "")
+    code = getattr(error, "error_code", None) or ""
+    code = str(getattr(code, "value", code))  # an enum, or its text
     text = f"{status} {code} {_clean(error)}"
     if "ContainerNotFound" in code:
         return ValueError(f"{text}: check MODELKIT_STORAGE_BUCKET")
@@ -159,8 +160,9 @@ def _make_client(connection_string: str | None) -> Any:
     transport = RequestsTransport(session=session, session_owner=False)
     sizes = ("single_get", "chunk_get", "single_put", "block")
     settings: dict[str, Any] = {f"max_{size}_size": _CHUNK for size in sizes}
-    # the core retries; the SDK would wait for 15 s first
-    settings.update(transport=transport, retry_total=1, initial_backoff=0.1)
+    # three attempts within 2 s, much as boto3's; else it were four within a minute
+    settings.update(retry_total=2, initial_backoff=0.2, increment_base=1)  # seconds
+    settings.update(transport=transport, random_jitter_range=0.2)
     try:
         return BlobServiceClient.from_connection_string(connection_string, **settings)
     except ValueError:  # not shown, as it may quote the key

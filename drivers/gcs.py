@@ -23,13 +23,14 @@ def _builtin_errors(ignore: int = 0) -> Iterator[None]:
     from google.api_core.exceptions import GoogleAPICallError, RetryError
     from google.auth import exceptions as auth
     from requests.exceptions import RequestException
+    from urllib3.exceptions import HTTPError  # a raw download's, which nobody wraps
 
     try:
         yield
     except GoogleAPICallError as error:
         if error.code != ignore:
             raise _find_error(error.code or 500, str(error)) from error
-    except (RequestException, RetryError, auth.TransportError) as error:
+    except (RequestException, HTTPError, RetryError, auth.TransportError) as error:
         raise ConnectionError(str(error)) from error
     except (auth.RefreshError, auth.InvalidOperation) as error:
         raise PermissionError(str(error)) from error
@@ -72,14 +73,15 @@ class Driver:
     def stat_object(self, name: str) -> tuple[int, str]:
         """Return an object's size in bytes and its etag."""
         blob = self._get_blob(name)
-        blob.reload()
+        blob.reload(retry=None)
         return blob.size, str(blob.generation)
 
     @_builtin_errors()
     def read_object(self, name: str) -> tuple[bytes, str]:
         """Return a small object whole, and its etag."""
         blob = self._get_blob(name)
-        return blob.download_as_bytes(raw_download=True), str(blob.generation)
+        data = blob.download_as_bytes(raw_download=True, retry=None)
+        return data, str(blob.generation)
 
     @_builtin_errors()
     def write_object(
@@ -116,13 +118,13 @@ class Driver:
         """Yield the names below a prefix, page by page."""
         below = prefix.rstrip("/") + "/" if prefix else None
         with _builtin_errors():
-            for blob in self.client.list_blobs(self.bucket, prefix=below):
+            for blob in self.client.list_blobs(self.bucket, prefix=below, retry=None):
                 yield blob.name
 
     @_builtin_errors(ignore=404)
     def delete_object(self, name: str) -> None:
         """Delete an object, if it is there."""
-        self._get_blob(name).delete()
+        self._get_blob(name).delete(retry=None)
 
     def get_object_uri(self, name: str) -> str:
         """Return the object's `gs://` address."""

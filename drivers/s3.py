@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -67,7 +68,8 @@ class Driver:
     def __init__(self, bucket: str, client: Any = None, **settings: Any) -> None:
         def get(name: str, alias: str = "") -> str | None:
             given = settings.get(name) or settings.get(alias)
-            return given or os.environ.get(name.upper()) or None
+            # without the line end of a file that it was read from
+            return (given or os.environ.get(name.upper()) or "").strip() or None
 
         self.bucket, self._given = bucket, client
         self._clients: dict[int, Any] = {}  # by process
@@ -82,9 +84,7 @@ class Driver:
         if (key or secret or token) and not (key and secret):
             missing = "AWS_SECRET_ACCESS_KEY" if key else "AWS_ACCESS_KEY_ID"
             raise ValueError(f"{missing} is not set, but another part of the key is")
-        if endpoint and (
-            endpoint[:4] != "http" or "://" not in endpoint or "@" in endpoint
-        ):
+        if endpoint and not re.match("https?://[^/@]+(/[^@]*)?$", endpoint):
             raise ValueError("S3_ENDPOINT must be http(s)://HOST, without a password")
 
     @_builtin_errors()
@@ -195,4 +195,5 @@ def _make_client(key: Any, secret: Any, token: Any, region: Any, endpoint: Any) 
         if endpoint and not is_set and option in botocore.config.Config.OPTION_DEFAULTS:
             options[option] = "when_required"
     config = botocore.config.Config(**options)
-    return session.client("s3", endpoint_url=endpoint, config=config)
+    region = session.region_name or "us-east-1"  # it is "" where the variable is
+    return session.client("s3", region, endpoint_url=endpoint, config=config)

@@ -1,11 +1,13 @@
 """What all tests share: no setting of the machine, and a store of each kind."""
 
+import importlib
 import os
 from contextlib import ExitStack
 
 import pytest
 from servers import ServerError
 from stores import STORES, LocalStore
+from stub_server import StubServer
 
 import modelkit_assets
 
@@ -32,12 +34,35 @@ def start_server(tmp_path_factory):
                 server = kind(tmp_path_factory.mktemp(kind.__name__))
                 running[kind] = stack.enter_context(server)
             except ServerError as error:
-                refuse = pytest.fail if os.environ.get("CI") == "true" else pytest.skip
-                refuse(f"{kind.__name__}: {error}")
+                _refuse(f"{kind.__name__}: {error}")
         return running[kind]
 
     with ExitStack() as stack:
         yield start
+
+
+def _refuse(reason):
+    """Skip the test, but not on the machine that is there to run them all."""
+    (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(reason)
+
+
+@pytest.fixture(scope="session")
+def require_sdk():
+    """Return a function that a test which needs a protocol's SDK calls first."""
+
+    def require(protocol):
+        try:
+            importlib.import_module(protocol.sdk)
+        except ImportError as error:
+            _refuse(f"{protocol.package}: {error}")
+
+    return require
+
+
+@pytest.fixture
+def stub():
+    with StubServer() as server:
+        yield server
 
 
 @pytest.fixture

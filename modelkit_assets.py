@@ -606,6 +606,11 @@ def _is_plain_segment(segment: str) -> bool:
     return bool(kept) and segment[1:2] != ":" and device not in _WINDOWS_DEVICES
 
 
+def local_path(root: str, part: str) -> str:
+    """Return where a part lies below a folder; the root itself for the part `""`."""
+    return os.path.join(root, *part.split("/")) if part else root
+
+
 class AssetSpec:
     """What to fetch: `name[:version][[sub/part]]`; immutable and hashable.
 
@@ -1423,9 +1428,10 @@ class _Transfer:
                 if now + pause > failing_since + self.timeout_s:
                     waited = now - failing_since
                     raise StorageUnavailableError(object_name, waited, error) from error
-                _logger().info(
-                    "trying %r again in %.1f s: %s", object_name, pause, error
-                )
+                # told to whoever waits, once it takes seconds
+                level = "warning" if delay > 2 else "info"
+                text = "trying %r again in %.1f s: %s"
+                getattr(_logger(), level)(text, object_name, pause, error)
             except (OSError, ValueError, ImportError) as error:
                 if isinstance(error, (ModelkitAssetsError, FileExistsError)):
                     raise  # that a condition failed is for the caller to handle
@@ -1526,11 +1532,6 @@ def hash_file(path: str, advance: Progress) -> str:
             digest.update(data)
             advance(len(data))
     return digest.hexdigest()
-
-
-def local_path(root: str, part: str) -> str:
-    """Return where a part lies below a folder; the root itself for the part `""`."""
-    return os.path.join(root, *part.split("/")) if part else root
 
 
 def _random() -> float:
@@ -2040,6 +2041,12 @@ def _check_free_space(path: str, needed: int) -> None:
         raise AssetsDirError(path, f"{needed} bytes are needed, {free} are free")
 
 
+def _remove_tree(path: str) -> None:
+    import shutil
+
+    shutil.rmtree(path, ignore_errors=True)  # what stays is reclaimed another time
+
+
 def swap_in(new: str, path: str, aside: str) -> None:
     """Rename new to path; where a folder is in the way, first rename that to aside.
 
@@ -2281,12 +2288,6 @@ def _is_held(entry: str, idle_s: float) -> bool:
     except PermissionError:
         pass
     return True
-
-
-def _remove_tree(path: str) -> None:
-    import shutil
-
-    shutil.rmtree(path, ignore_errors=True)  # what stays is reclaimed another time
 
 
 def _touching(*paths: str) -> Progress:

@@ -1979,8 +1979,10 @@ class StorageProvider:
             transfer.advance(file.size or 0)
 
         transfer.run(upload, source.manifest.files)
-        if dict(_walk_source(source.top)) != source.stamps:
-            raise SourceChangedError(source.top)
+        with suppress(OSError):  # where it is gone
+            if dict(_walk_source(source.top)) == source.stamps:
+                return
+        raise SourceChangedError(source.top)
 
     def _commit(self, spec: AssetSpec, version: str, is_new: bool) -> None:
         """List a version, keeping whatever others list at the same time."""

@@ -209,6 +209,28 @@ def test_contents_are_sorted_as_modelkits(tmp_path, provider):
     assert provider.get_asset_meta("x", "0.0")["contents"] == sorted(files)
 
 
+@pytest.mark.parametrize("change", ["added", "gone"])
+def test_a_folder_that_changes_during_its_push_is_not_published(
+    tmp_path, provider, change
+):
+    source = write_tree(tmp_path / "source", {"a": b"1", "b": b"2"})
+    upload = provider.driver.upload_object
+
+    def upload_and_change(path, name):
+        upload(path, name)
+        if name.endswith("/b"):
+            (source / "c").write_text("3")
+            if change == "gone":
+                source.rename(tmp_path / "elsewhere")
+
+    provider.driver.upload_object = upload_and_change
+    provider.workers = 1
+    with pytest.raises(ma.SourceChangedError):
+        provider.new(source, "x")
+    with pytest.raises(ma.ObjectDoesNotExistError):
+        provider.get_versions_info("x")
+
+
 def test_info_tells_where_an_asset_came_from(tmp_path, provider, manager):
     provider.new(write_tree(tmp_path / "source", {"a": b"1"}), "x")
     info = manager.fetch_asset("x", return_info=True)

@@ -158,15 +158,23 @@ def test_two_date_versions_within_a_second_differ(tmp_path, provider, monkeypatc
     assert second > first
 
 
+@pytest.mark.parametrize(
+    ("spec", "error"),
+    [
+        ("x:3", ma.MajorVersionDoesNotExistError),
+        ("missing:3", ma.AssetDoesNotExistError),
+        ("no spec:3", ma.InvalidAssetSpecError),
+    ],
+)
 def test_a_text_with_a_version_is_never_taken_for_a_path(
-    tmp_path, provider, manager, monkeypatch
+    tmp_path, provider, manager, monkeypatch, spec, error
 ):
     (tmp_path / "file").write_text("1")
     provider.new(tmp_path / "file", "x")
-    (tmp_path / "x:3").write_text("a file of that name")
+    (tmp_path / spec).write_text("a file of that name")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ma.MajorVersionDoesNotExistError):
-        manager.fetch_asset("x:3")
+    with pytest.raises(error):
+        manager.fetch_asset(spec)
 
 
 def test_versions_of_several_systems_are_an_error_and_no_path(

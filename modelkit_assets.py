@@ -221,11 +221,12 @@ class AssetsManagerError(ModelkitAssetsError):
 class AssetAlreadyExistsError(AssetsManagerError, FileExistsError):
     """What would be published exists already; nothing was changed."""
 
-    _text = (
-        "{asset!r} already exists, maybe not listed yet, and what is published never "
-        "changes: publish a next version with `update`"
-    )
-    _facts = {"name": "", "version": None}
+    _text = "{asset!r} already exists, and what is published never changes: {hint}"
+    _facts = {
+        "name": "",
+        "version": None,
+        "hint": "publish a next version with `update`",
+    }
 
 
 class AssetDoesNotExistError(AssetsManagerError, FileNotFoundError):
@@ -611,6 +612,19 @@ def local_path(root: str, part: str) -> str:
     return os.path.join(root, *part.split("/")) if part else root
 
 
+def is_inside(path: str, root: str) -> bool:
+    """Tell whether a path below a folder stays there when its links are followed."""
+    step, has_links = path, os.name == "nt"  # whose junctions only realpath knows
+    while len(step) > len(root):
+        has_links = has_links or os.path.islink(step)
+        step = os.path.dirname(step)
+    return not has_links or _resolve(path).startswith(_resolve(root))
+
+
+def _resolve(folder: str) -> str:
+    return os.path.join(os.path.normcase(os.path.realpath(folder)), "")
+
+
 class AssetSpec:
     """What to fetch: `name[:version][[sub/part]]`; immutable and hashable.
 
@@ -701,10 +715,12 @@ class AssetSpec:
 
     def get_local_versions(self, folder: StrPath) -> list[str]:
         """Return the complete versions among a folder's entries, the latest first."""
-        try:
-            names = os.listdir(folder)
-        except (FileNotFoundError, NotADirectoryError):
-            return []
+        with suppress(FileNotFoundError, NotADirectoryError):
+            return self.pick_versions(os.listdir(folder))
+        return []
+
+    def pick_versions(self, names: Iterable[str]) -> list[str]:
+        """Return those of the names that are complete versions, the latest first."""
         systems = [self._system] if self._system else _VERSIONING_SYSTEMS.values()
         return self.sort_versions(
             name for name in names if any(_is_version(name, one) for one in systems)
@@ -1042,6 +1058,8 @@ class StorageDriver(Protocol):
 
 
 _OWN = ".modelkit-assets"  # begins the names of a local store's own files
+# a link that somebody planted there must not lead us to another file
+_LOCK_FLAGS = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
 _replacing = threading.Lock()
 
 
@@ -1051,6 +1069,7 @@ class LocalDriver:
     - an object is written beside its place and renamed: it is seen whole or not at all
     - conditional writes hold between threads, processes, and hosts that share it
     - no object but the one named is touched, whatever else lies in the folder
+    - links that lead outside the folder are refused; none is listed
 
     Permissions: reading needs r-x on the folders; publishing also needs w.
     """
@@ -1127,7 +1146,9 @@ class LocalDriver:
                 name = f"{folder}/{entry.name}" if folder else entry.name
                 if entry.is_dir(follow_symlinks=False):
                     pending.append(name)
-                elif entry.is_file() and not entry.name.startswith(_OWN):
+                elif entry.is_file(follow_symlinks=False) and not entry.name.startswith(
+                    _OWN
+                ):
                     yield name
 
     def delete_object(self, name: str) -> None:
@@ -1138,7 +1159,7 @@ class LocalDriver:
 
     def get_object_uri(self, name: str) -> str:
         """Return the object's path."""
-        return os.path.abspath(self._path(name))
+        return local_path(self.bucket, name)
 
     def __repr__(self) -> str:
         return f"<LocalDriver bucket={self.bucket!r}>"
@@ -1151,7 +1172,10 @@ class LocalDriver:
     def _path(self, name: str) -> str:
         if not is_contained(name):
             raise ValueError(f"the object name {_shorten(name)} leaves the store")
-        return local_path(self.bucket, name)
+        path = local_path(self.bucket, name)
+        if not is_inside(path, self.bucket):
+            raise PermissionError(f"a link leads {path!r} outside the store")
+        return path
 
     def _check_etag(self, name: str, etag: str) -> None:
         with suppress(FileNotFoundError):
@@ -1215,7 +1239,8 @@ def _create(staged: str, path: str) -> None:
 @contextmanager
 def _exclusive(folder: str) -> Iterator[None]:
     """Hold a folder's lock against threads, processes, and hosts that share it."""
-    with _replacing, open(os.path.join(folder, f"{_OWN}.lock"), "ab") as file:
+    lock = os.path.join(folder, f"{_OWN}.lock")
+    with _replacing, open(os.open(lock, _LOCK_FLAGS, 0o666), "rb+") as file:
         if fcntl:
             # two copies of this module in one process need flock; lockf is what NFS,
             # where shared stores lie, has always honoured between hosts
@@ -1894,7 +1919,9 @@ class StorageProvider:
             if version not in taken:
                 state = self._claim(spec.name, version, source.manifest, dry_run)
             if state == "taken" and spec.is_version_complete():
-                raise AssetAlreadyExistsError(spec.name, version)
+                late = "it is not listed, so its publication goes on or was interrupted"
+                hint = {} if version in listed else {"hint": late}
+                raise AssetAlreadyExistsError(spec.name, version, **hint)
             if state == "taken":
                 taken |= {version, *(self._list_versions(spec.name) or ())}
         if not dry_run:
@@ -2073,17 +2100,18 @@ def swap_in(new: str, path: str, aside: str) -> None:
 # ------------------------------------------------------------------- the cache
 
 
-def decide_fetch(data: bool, marker: bool, provider: bool, force: bool) -> str:
-    """Return what to do for one version: `hit`, `check`, `download` or `absent`.
+def decide_fetch(state: str, provider: bool, force: bool) -> str:
+    """Return what to do for one version: `hit`, `check`, `download` or `fail`.
 
-    data and marker: whether the assets dir has them. `check` is data that a killed
-    process or another program left without a marker: right or not, only digests tell.
+    state: `absent`; `unmarked`, which is what a killed process or another program left,
+    right or not, only digests tell; `damaged`, where a file has not the size that its
+    marker says; or `whole`.
     """
     if not provider:
-        return "hit" if data else "absent"
-    if force or not data:
+        return "hit" if state in ("whole", "unmarked") else "fail"
+    if force or state in ("absent", "damaged"):
         return "download"
-    return "hit" if marker else "check"
+    return "hit" if state == "whole" else "check"
 
 
 class _Cache:
@@ -2092,18 +2120,60 @@ class _Cache:
     def __init__(self, assets_dir: str, timeout_s: float) -> None:
         self.assets_dir, self.timeout_s = assets_dir, timeout_s
         self.own = os.path.join(assets_dir, ".cache")
+        self._known: dict[tuple[str, str], tuple[tuple[int, ...], ...]] = {}
 
     def get_path(self, spec: AssetSpec) -> str:
         """Return where the version of a pinned spec lies."""
         return local_path(self.assets_dir, f"{spec.name}/{spec.version}")
 
-    def look_up(self, path: str) -> tuple[bool, bool]:
-        """Tell whether a version's data and its marker are there."""
+    def look_up(self, path: str, part: str = "") -> str:
+        """Return the state of a version's copy, or of a part's, see `decide_fetch`.
+
+        A process looks at the sizes in a folder once, then only whether it and its
+        marker are still the same.
+        """
         try:
-            is_directory = stat.S_ISDIR(os.stat(path).st_mode)
+            status = os.stat(path)
+            marker = _marker_path(path, stat.S_ISDIR(status.st_mode))
+            mark = os.stat(marker)
+            target = os.stat(local_path(path, part)) if part else status
         except (FileNotFoundError, NotADirectoryError):
-            return False, False
-        return True, os.path.exists(_marker_path(path, is_directory))
+            self.require_inside(path)
+            return self._look_closer(path, part)
+        stamps = _stamp(status), _stamp(mark), _stamp(target)
+        if self._known.get((path, part)) == stamps:
+            return "whole"
+        self.require_inside(local_path(path, part))
+        state = self._look_closer(path, part)
+        if state == "whole":
+            self._known[path, part] = stamps
+        return state
+
+    def _look_closer(self, path: str, part: str) -> str:
+        if not os.path.exists(path):
+            return "absent"
+        try:
+            return "whole" if self.check_sizes(path, part) else "unmarked"
+        except AssetIntegrityError:
+            return "damaged"
+
+    def check_sizes(self, path: str, part: str) -> bool:
+        """Tell whether a copy has a marker; AssetIntegrityError if not its sizes."""
+        sizes = _read_sizes(_marker_path(path, os.path.isdir(path)))
+        for file, size in (sizes or {}).items():
+            if f"{file}/".startswith(f"{part}/") or not part:
+                target = local_path(path, file)
+                self.require_inside(target)
+                got = os.path.getsize(target) if os.path.isfile(target) else "no file"
+                if got != size:
+                    raise AssetIntegrityError(target, f"{size} bytes", got)
+        return sizes is not None
+
+    def require_inside(self, path: str) -> None:
+        """Raise AssetIntegrityError where a link leads a path out of the assets dir."""
+        if not is_inside(path, self.assets_dir):
+            within = f"something below {self.assets_dir!r}"
+            raise AssetIntegrityError(path, within, "a link to elsewhere: remove it")
 
     def read_marker(self, path: str) -> Manifest | None:
         """Return the manifest in a version's marker; None where modelkit wrote it."""
@@ -2132,6 +2202,7 @@ class _Cache:
         another process holds it and makes no progress for the timeout.
         """
         path = local_path(self.own, name) + ".lock"
+        self.require_inside(os.path.dirname(path))
         with self.writing():
             os.makedirs(os.path.dirname(path), exist_ok=True)
             _write_cache_tag(self.own)
@@ -2147,7 +2218,7 @@ class _Cache:
     def _wait_for_lock(self, path: str, name: str) -> int:
         deadline, seen = 0.0, -1
         while True:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+            descriptor = os.open(path, _LOCK_FLAGS, 0o666)
             if _try_lock(descriptor, path):
                 os.ftruncate(descriptor, 0)
                 os.write(descriptor, json.dumps(_pid_and_host()).encode())
@@ -2171,8 +2242,15 @@ class _Cache:
 
         content = hashlib.sha256(json.dumps(manifest[:3]).encode()).hexdigest()
         key = f"{spec.name[:60]}@{str(spec.version)[:60]}@{content[:16]}"
-        own = "~".join((key.replace("/", "+"), *map(str, _pid_and_host()), _token()))
+        with self._private_folder(key.replace("/", "+")) as folder:
+            yield folder
+
+    @contextmanager
+    def _private_folder(self, key: str) -> Iterator[str]:
+        """Yield a new folder below `.cache`; one without a key holds only waste."""
+        own = "~".join((key, *map(str, _pid_and_host()), _token()))
         folder = os.path.join(self.own, "staging", own)
+        self.require_inside(folder)
         _active_staging.add(own)
         try:
             with self.writing():
@@ -2184,20 +2262,56 @@ class _Cache:
             _active_staging.discard(own)
 
     def _reclaim(self, folder: str) -> None:
-        """Take over what nobody holds: of the same content at once, else if old."""
+        """Take over what nobody holds: waste and the same content, else if old."""
         staging, own = os.path.split(folder)
         data = os.path.join(folder, "data")
         for entry in os.listdir(staging):
             path, taken = os.path.join(staging, entry), os.path.join(folder, entry)
-            same = entry.partition("~")[0] == own.partition("~")[0]
+            key = entry.partition("~")[0]
+            wanted = key in ("", own.partition("~")[0])
             with suppress(FileNotFoundError):  # of several processes, one gets it
-                idle_s = time.time() - os.stat(path).st_mtime
-                if _is_held(entry, idle_s) or not (same or idle_s > _ABANDONED_S):
+                idle_s = time.time() - os.lstat(path).st_mtime
+                if _is_held(entry, idle_s) or not (wanted or idle_s > _ABANDONED_S):
                     continue
                 os.rename(path, taken)
-                if same and not os.path.lexists(data):
-                    os.rename(os.path.join(taken, "data"), data)
+                left = os.path.join(taken, "data")
+                if key and wanted and not (os.path.lexists(data) or _has_links(left)):
+                    os.rename(left, data)
             _remove_tree(taken)
+
+    def iterate_copies(self) -> Iterator[tuple[str, list[str]]]:
+        """Yield the name of each asset that has marked copies, and their versions."""
+        for folder, folders, _ in os.walk(self.assets_dir):
+            name = os.path.relpath(folder, self.assets_dir).replace(os.sep, "/")
+            versions = [".cache"]  # at the top, where no version can lie
+            if name != ".":
+                versions = self.find_copies(name)
+            folders[:] = sorted(set(folders) - set(versions))
+            if name != "." and versions:
+                yield name, versions
+
+    def find_copies(self, name: str) -> list[str]:
+        """Return the versions of an asset that have marked copies, the latest first."""
+        folder = local_path(self.assets_dir, name)
+
+        def is_marked(version: str) -> bool:
+            path = os.path.join(folder, version)
+            return os.path.exists(_marker_path(path, os.path.isdir(path)))
+
+        with suppress(FileNotFoundError, NotADirectoryError, InvalidNameError):
+            names = filter(is_marked, os.listdir(folder))
+            return AssetSpec(name).pick_versions(names)
+        return []
+
+    def remove(self, spec: AssetSpec) -> None:
+        """Delete the copy of a pinned spec, and its marker: readers see it vanish."""
+        path = self.get_path(spec)
+        self.require_inside(path)
+        with self.lock(spec.name), self._private_folder("") as folder:
+            marker = _marker_path(path, os.path.isdir(path))
+            with suppress(FileNotFoundError):  # where another process was faster
+                os.rename(path, os.path.join(folder, "old"))
+                os.unlink(marker)  # which is gone already where it lay inside
 
     def mark(self, path: str, manifest: Manifest, folder: str) -> None:
         """Write the marker of what lies at the path, by way of a staging folder."""
@@ -2213,11 +2327,12 @@ class _Cache:
         and is not whole.
         """
         data, old = os.path.join(folder, "data"), os.path.join(folder, "old")
+        self.require_inside(os.path.dirname(path))
         os.makedirs(os.path.dirname(path), exist_ok=True)
         if manifest.is_directory:
             self.mark(data, manifest, folder)
         else:
-            if self.look_up(path) == (True, False):
+            if self.look_up(path) in ("unmarked", "damaged"):
                 with suppress(FileNotFoundError):  # where another process did it
                     os.rename(path, old)  # or the marker would pass it off as whole
             self.mark(path, manifest, folder)
@@ -2234,10 +2349,37 @@ def _marker_path(path: str, is_directory: bool) -> str:
     return os.path.join(folder, f".{name}{SUCCESS}")
 
 
+def _read_sizes(marker: str) -> dict[str, int] | None:
+    """Return the files' sizes that a marker knows; None where it is no marker.
+
+    There are none in modelkit's, which is empty. This reads no more than a hit needs.
+    """
+    try:
+        with open(marker, "rb") as file:
+            data = file.read()
+        files = json.loads(data).get("files", ()) if data else ()
+        sizes = {file["path"]: file["size"] for file in files}
+        fit = all(not path or is_contained(path) for path in sizes)
+        return sizes if fit else None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return None
+
+
+def _has_links(path: str) -> bool:
+    entries = (
+        os.path.join(folder, name)
+        for folder, *names in os.walk(path)
+        for name in (*names[0], *names[1])
+    )
+    return os.path.islink(path) or any(map(os.path.islink, entries))
+
+
 def _write_cache_tag(folder: str) -> None:
     # tells backup programs to pass it over: https://bford.info/cachedir/
     path = os.path.join(folder, "CACHEDIR.TAG")
     text = "Signature: 8a477f597d28d172789f06886806bc55\n"
+    if os.path.islink(path):  # somebody's own
+        return
     if not os.path.exists(path) or os.path.getsize(path) != len(text):
         with open(path, "w") as file:
             file.write(text)
@@ -2403,8 +2545,8 @@ class AssetsManager:
     def find_path(self, spec: AssetSpec) -> str | None:
         """Return where the version of a pinned spec is cached; None where it is not."""
         path = self._cache.get_path(spec)
-        data, marker = self._cache.look_up(path)
-        action = decide_fetch(data, marker, not self._is_offline, force=False)
+        state = self._cache.look_up(path)
+        action = decide_fetch(state, not self._is_offline, force=False)
         return path if action == "hit" else None
 
     def find_manifest(self, spec: AssetSpec) -> Manifest | None:
@@ -2418,6 +2560,42 @@ class AssetsManager:
             raise self._find_local_error(spec)
         return manifest if manifest or self._is_offline else self._read(spec)
 
+    def remove(self, spec: AssetSpec | str, dry_run: bool = False) -> list[AssetSpec]:
+        """Delete the local copy of a version, or without one of all; return which.
+
+        What no marker says to be a copy is kept. AssetDoesNotExistError where there is
+        no copy. dry_run deletes nothing.
+        """
+        if isinstance(spec, str):
+            spec = AssetSpec.from_string(spec)
+        if spec.sub_part or spec.version and not spec.is_version_complete():
+            reason = "what is removed is NAME:VERSION with the whole version, or NAME"
+            raise InvalidAssetSpecError(str(spec), reason)
+        versions = self._cache.find_copies(spec.name)
+        doomed = [one for one in versions if spec.version in (None, one)]
+        if not doomed:
+            hint = f"{self.assets_dir!r} has no copy that was downloaded"
+            raise AssetDoesNotExistError(spec.name, spec.version, hint)
+        return self._remove({spec.name: doomed}, dry_run)
+
+    def prune(self, keep: int, dry_run: bool = False) -> list[AssetSpec]:
+        """Delete local copies but each asset's `keep` latest versions; return which.
+
+        What no marker says to be a copy is kept. dry_run deletes nothing.
+        """
+        if keep < 1:
+            raise ConfigurationError(f"prune keeps 1 version or more, not {keep}")
+        copies = dict(self._cache.iterate_copies())
+        return self._remove({name: copies[name][keep:] for name in copies}, dry_run)
+
+    def _remove(self, doomed: dict[str, list[str]], dry_run: bool) -> list[AssetSpec]:
+        specs = [
+            AssetSpec(name, version=one) for name in doomed for one in doomed[name]
+        ]
+        for spec in () if dry_run else specs:
+            self._cache.remove(spec)
+        return specs
+
     @property
     def _is_offline(self) -> bool:
         return self.storage_provider is None and self._store_error is None
@@ -2427,17 +2605,18 @@ class AssetsManager:
             force = self.storage_provider.force_download
         if force:
             self._require_store("download again")
-        path = self._cache.get_path(spec)
-        data, marker = self._cache.look_up(path)
-        action = decide_fetch(data, marker, not self._is_offline, bool(force))
-        if action == "absent":
+        path, part = self._cache.get_path(spec), spec.sub_part or ""
+        state = self._cache.look_up(path, part)
+        action = decide_fetch(state, not self._is_offline, bool(force))
+        if action == "fail":
+            self._cache.check_sizes(path, part)
             raise self._find_local_error(spec)
         info: dict[str, Any] = {"path": path, "version": spec.version}
         info["from_cache"] = True
         if action != "hit":
             info.update(self._download(spec, path, bool(force)))
         if spec.sub_part:
-            info["path"] = local_path(path, spec.sub_part)
+            info["path"] = local_path(path, part)
             _require_part(spec, os.path.exists(info["path"]))
         return info
 
@@ -2448,9 +2627,12 @@ class AssetsManager:
         manifest = self._read(spec)
         _require_part(spec, not spec.sub_part or manifest.has_part(spec.sub_part))
         with self._cache.lock(name) as lock:
-            action = decide_fetch(*self._cache.look_up(path), True, force)
+            state = self._cache.look_up(path)
+            action = decide_fetch(state, True, force)
             if action == "hit":
                 return {}
+            if state == "damaged":
+                _logger().warning("the copy %r is damaged: it is replaced", path)
             with self._cache.staging(spec, manifest) as folder:
                 touch = _touching(lock, folder)
                 if action == "check" and provider.is_right(manifest, path, touch):
@@ -2517,16 +2699,19 @@ def _find_existing_path(text: str, assets_dir: str) -> str | None:
     if text[-1:] == "]" and is_contained(part.strip("/")):
         folder = _find_existing_path(base, assets_dir)
         candidates += [local_path(folder, part.strip("/"))] if folder else []
-    return next(filter(os.path.exists, candidates), None)
+    root = os.path.join(assets_dir, "")
+    allowed = (
+        one
+        for one in candidates
+        if not one.startswith(root) or is_inside(one, assets_dir)
+    )
+    return next(filter(os.path.exists, allowed), None)
 
 
 def _check_apart(assets_dir: str, provider: StorageProvider) -> None:
     """Raise ConfigurationError where the assets dir and a local store overlap."""
     store = local_path(provider.driver.bucket, provider.prefix)
-    one, other = (
-        os.path.join(os.path.normcase(os.path.realpath(folder)), "")
-        for folder in (assets_dir, store)
-    )
+    one, other = _resolve(assets_dir), _resolve(store)
     if one.startswith(other) or other.startswith(one):
         text = f"the assets dir {assets_dir!r} and the store {store!r} must not be the "
         text += "same folder, nor one inside the other: set MODELKIT_ASSETS_DIR or "
@@ -2636,6 +2821,17 @@ def _get_main_parser() -> argparse.ArgumentParser:
     command.add_argument("--download", action="store_true", help=text)
     text = "print each spec pinned to the version that it means now"
     _add_specs(add(_run_resolve, text, "nlp/bert -r assets.txt"))
+    text = "delete local copies: of a version, or all of an asset; asks first"
+    command = add(_run_remove, text, "nlp/bert:0.1")
+    command.add_argument("specs", metavar="SPEC", nargs="+", help="name[:version]")
+    _add_consent(command)
+    _add_settings(command, "--assets-dir", "--versioning")
+    text = "delete local copies but the latest versions of each asset; asks first"
+    command = add(_run_prune, text, "--keep 2")
+    text = "how many versions of each asset to keep"
+    command.add_argument("--keep", metavar="N", type=int, required=True, help=text)
+    _add_consent(command)
+    _add_settings(command, "--assets-dir", "--versioning")
     command = add(_run_info, "show a version's manifest and where it is", "nlp/bert:1")
     command.add_argument("spec", metavar="SPEC", help="name[:version]")
     _add_settings(command, *_SETTINGS)
@@ -2656,10 +2852,14 @@ def _add_settings(command: argparse.ArgumentParser, *options: str) -> None:
 def _add_publishing(command: argparse.ArgumentParser, target: str) -> None:
     command.add_argument("path", metavar="PATH", help="file or folder to publish")
     command.add_argument("spec", metavar=target, help="asset to publish it as")
-    command.add_argument("-y", "--yes", action="store_true", help="do not ask")
-    text = "say what would be done, and write nothing"
-    command.add_argument("--dry-run", action="store_true", help=text)
+    _add_consent(command)
     _add_settings(command, "--provider", "--bucket", "--prefix", "--versioning")
+
+
+def _add_consent(command: argparse.ArgumentParser) -> None:
+    command.add_argument("-y", "--yes", action="store_true", help="do not ask")
+    text = "say what would be done, and change nothing"
+    command.add_argument("--dry-run", action="store_true", help=text)
 
 
 def _add_specs(command: argparse.ArgumentParser) -> None:
@@ -2694,7 +2894,7 @@ def _run_new(options: argparse.Namespace) -> int:
             options.spec, "a new asset is given by its NAME alone"
         )
     check_new_name(spec.name)
-    if not _confirm(options, f"the new asset {spec.name!r}", provider):
+    if not _confirm_publishing(options, f"the new asset {spec.name!r}", provider):
         return _fail("declined, nothing was published", 1)
     version = provider.new(options.path, spec.name, dry_run=options.dry_run)
     return _print_published(options, spec.name, version)
@@ -2705,7 +2905,7 @@ def _run_update(options: argparse.Namespace) -> int:
     if spec.is_version_complete() or spec.sub_part:
         raise InvalidAssetSpecError(options.spec, "an update takes NAME or NAME:MAJOR")
     what = f"the next version of {str(spec)!r}"
-    if not _confirm(options, what, provider):
+    if not _confirm_publishing(options, what, provider):
         return _fail("declined, nothing was published", 1)
     bump_major, dry_run = options.bump_major, options.dry_run
     version = provider.update(
@@ -2714,14 +2914,19 @@ def _run_update(options: argparse.Namespace) -> int:
     return _print_published(options, spec.name, version)
 
 
-def _confirm(options: argparse.Namespace, what: str, provider: StorageProvider) -> bool:
+def _confirm_publishing(
+    options: argparse.Namespace, what: str, provider: StorageProvider
+) -> bool:
+    uri = provider.driver.get_object_uri(provider.prefix)
+    return _confirm(options, f"Publish {options.path!r} as {what} in {uri}?")
+
+
+def _confirm(options: argparse.Namespace, question: str) -> bool:
     if options.yes or options.dry_run:
         return True
     if sys.stdin is None or sys.stdin.closed or not sys.stdin.isatty():
         raise ConfigurationError("cannot ask without a terminal: agree with --yes")
-    uri = provider.driver.get_object_uri(provider.prefix)
-    question = f"Publish {options.path!r} as {what} in {uri}? [y/N] "
-    print(question, end="", file=sys.stderr, flush=True)
+    print(question, "[y/N] ", end="", file=sys.stderr, flush=True)
     return sys.stdin.readline().strip() in ("y", "Y", "yes")
 
 
@@ -2766,6 +2971,30 @@ def _run_resolve(options: argparse.Namespace) -> int:
     specs, manager = _read_specs(options), AssetsManager()
     pinned = [str(manager.resolve(text)) for text in specs]
     return _print(options, pinned, pinned)
+
+
+def _run_remove(options: argparse.Namespace) -> int:
+    manager = AssetsManager()
+    doomed = [one for text in options.specs for one in manager.remove(text, True)]
+    return _remove(options, manager, list(dict.fromkeys(doomed)))
+
+
+def _run_prune(options: argparse.Namespace) -> int:
+    manager = AssetsManager()
+    return _remove(options, manager, manager.prune(options.keep, True))
+
+
+def _remove(
+    options: argparse.Namespace, manager: AssetsManager, doomed: list[AssetSpec]
+) -> int:
+    names = [str(spec) for spec in doomed]
+    what = f"{len(names)} local copies from {manager.assets_dir!r}: {', '.join(names)}"
+    if doomed and not _confirm(options, f"Delete {what}?"):
+        return _fail("declined, nothing was deleted", 1)
+    for spec in () if options.dry_run else doomed:
+        with suppress(AssetDoesNotExistError):  # another process was faster
+            manager.remove(spec)
+    return _print(options, names, names)
 
 
 def _run_info(options: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""The assets dir: what is checked before a download, and what is cleared away."""
+"""The assets dir: what is checked in it, and what is cleared away."""
 
 import json
 import os
@@ -6,7 +6,7 @@ import time
 
 import pytest
 from stores import LocalStore
-from trees import snapshot
+from trees import snapshot, write_tree
 
 import modelkit_assets as ma
 
@@ -81,3 +81,104 @@ def test_a_relative_store_stays_where_it_was(tmp_path, file, monkeypatch):
     provider.new(file, "x")
     assert (tmp_path / "bucket" / "modelkit-assets" / "x.versions").is_file()
     assert snapshot(tmp_path / "elsewhere") == {}
+
+
+# ------------------------------------------------------------------- damaged copies
+
+TREE = {"a": b"one", "sub/b": b"two" * 1000, "sub/c": b""}
+SPOILINGS = {
+    "truncated": lambda path: os.truncate(path, 10),
+    "empty": lambda path: os.truncate(path, 0),
+    "longer": lambda path: os.truncate(path, 9999),
+    "missing": os.unlink,
+    "a folder": lambda path: (os.unlink(path), os.mkdir(path)),
+}
+STATES = ("absent", "unmarked", "damaged", "whole")
+
+
+@pytest.fixture
+def copies(provider, manager, tmp_path):
+    """A cached file asset and a cached folder, and of each a file in it."""
+    tree = write_tree(tmp_path / "tree", TREE)
+    provider.new(tree, "folder")
+    provider.new(tree / "sub" / "b", "file")
+    paths = {name: manager.fetch_asset(name) for name in ("file", "folder")}
+    return {"file": paths["file"], "folder": os.path.join(paths["folder"], "sub", "b")}
+
+
+@pytest.mark.parametrize("spoil", SPOILINGS.values(), ids=SPOILINGS)
+@pytest.mark.parametrize("spec", ["file:0.0", "folder:0.0", "folder:0.0[sub/b]"])
+def test_a_copy_of_another_size_is_noticed_and_repaired(
+    copies, manager, assets_dir, spec, spoil
+):
+    path = copies[spec.partition(":")[0]]
+    spoil(path)
+    info = manager.fetch_asset(spec, return_info=True)
+    assert not info["from_cache"]
+    with open(path, "rb") as file:
+        assert file.read() == TREE["sub/b"]
+    assert manager.fetch_asset(spec, return_info=True)["from_cache"]
+    assert os.listdir(assets_dir / ".cache" / "staging") == []
+
+
+@pytest.mark.parametrize("spec", ["file:0.0", "folder:0.0", "folder:0.0[sub/b]"])
+def test_without_a_store_a_copy_of_another_size_is_an_error(
+    copies, assets_dir, spec, monkeypatch
+):
+    monkeypatch.delenv("MODELKIT_STORAGE_PROVIDER")
+    path = copies[spec.partition(":")[0]]
+    os.truncate(path, 10)
+    with pytest.raises(ma.AssetIntegrityError) as caught:
+        ma.AssetsManager().fetch_asset(spec)
+    error = caught.value
+    assert (error.object_name, error.expected, error.got) == (path, "3000 bytes", 10)
+
+
+@pytest.mark.parametrize("spec", ["file:0.0", "folder:0.0[sub/b]"])
+def test_damage_that_comes_after_a_hit_is_noticed_too(copies, manager, spec):
+    assert manager.fetch_asset(spec, return_info=True)["from_cache"]
+    os.truncate(copies[spec.partition(":")[0]], 10)
+    assert not manager.fetch_asset(spec, return_info=True)["from_cache"]
+
+
+def test_a_part_is_served_though_another_is_damaged(copies, manager):
+    os.truncate(copies["folder"], 10)
+    assert manager.fetch_asset("folder:0.0[a]", return_info=True)["from_cache"]
+    assert not manager.fetch_asset("folder:0.0[sub]", return_info=True)["from_cache"]
+
+
+@pytest.mark.parametrize("marker", [b"{", b"[]", b'{"files": [{}]}', b"\0" * 100])
+def test_a_spoilt_marker_is_written_anew(copies, manager, assets_dir, marker):
+    path = assets_dir / "folder" / "0.0" / ".SUCCESS"
+    before = path.read_bytes()
+    path.write_bytes(marker)
+    manager.fetch_asset("folder:0.0")
+    assert path.read_bytes() == before
+
+
+def test_modelkits_empty_marker_is_as_good(copies, manager, assets_dir):
+    (assets_dir / "folder" / "0.0" / ".SUCCESS").write_bytes(b"")
+    before = snapshot(assets_dir)
+    assert manager.fetch_asset("folder:0.0", return_info=True)["from_cache"]
+    assert snapshot(assets_dir) == before
+
+
+def test_what_to_do_with_a_copy_is_a_table():
+    table = {
+        (state, provider, force): ma.decide_fetch(state, provider, force)
+        for state in STATES
+        for provider in (False, True)
+        for force in (False, True)
+        if provider or not force
+    }
+    downloads = {(state, True, True) for state in STATES}
+    downloads |= {("absent", True, False), ("damaged", True, False)}
+    fails = {("absent", False, False), ("damaged", False, False)}
+    hits = {(state, False, False) for state in ("unmarked", "whole")}
+    hits |= {("whole", True, False)}
+    assert table == {
+        **dict.fromkeys(downloads, "download"),
+        **dict.fromkeys(fails, "fail"),
+        **dict.fromkeys(hits, "hit"),
+        ("unmarked", True, False): "check",
+    }

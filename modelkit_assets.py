@@ -2293,25 +2293,27 @@ class _Cache:
     def find_copies(self, name: str) -> list[str]:
         """Return the versions of an asset that have marked copies, the latest first."""
         folder = local_path(self.assets_dir, name)
-
-        def is_marked(version: str) -> bool:
-            path = os.path.join(folder, version)
-            return os.path.exists(_marker_path(path, os.path.isdir(path)))
-
         with suppress(FileNotFoundError, NotADirectoryError, InvalidNameError):
-            names = filter(is_marked, os.listdir(folder))
-            return AssetSpec(name).pick_versions(names)
+            return AssetSpec(name).pick_versions(
+                version
+                for version in os.listdir(folder)
+                if self.is_marked(os.path.join(folder, version))
+            )
         return []
+
+    def is_marked(self, path: str) -> bool:
+        """Tell whether a version has a marker, which says that we downloaded it."""
+        return os.path.exists(_marker_path(path, os.path.isdir(path)))
 
     def remove(self, spec: AssetSpec) -> None:
         """Delete the copy of a pinned spec, and its marker: readers see it vanish."""
         path = self.get_path(spec)
         self.require_inside(path)
         with self.lock(spec.name), self._private_folder("") as folder:
-            marker = _marker_path(path, os.path.isdir(path))
-            with suppress(FileNotFoundError):  # where another process was faster
-                os.rename(path, os.path.join(folder, "old"))
-                os.unlink(marker)  # which is gone already where it lay inside
+            # a marker alone is nothing, data alone would be taken for whole
+            for waste in (path, _marker_path(path, is_directory=False)):
+                with suppress(FileNotFoundError):  # where another process was faster
+                    os.rename(waste, os.path.join(folder, os.path.basename(waste)))
 
     def mark(self, path: str, manifest: Manifest, folder: str) -> None:
         """Write the marker of what lies at the path, by way of a staging folder."""
@@ -2571,8 +2573,10 @@ class AssetsManager:
         if spec.sub_part or spec.version and not spec.is_version_complete():
             reason = "what is removed is NAME:VERSION with the whole version, or NAME"
             raise InvalidAssetSpecError(str(spec), reason)
-        versions = self._cache.find_copies(spec.name)
-        doomed = [one for one in versions if spec.version in (None, one)]
+        doomed = self._cache.find_copies(spec.name)
+        if spec.version:
+            is_marked = self._cache.is_marked(self._cache.get_path(spec))
+            doomed = [spec.version] if is_marked else []
         if not doomed:
             hint = f"{self.assets_dir!r} has no copy that was downloaded"
             raise AssetDoesNotExistError(spec.name, spec.version, hint)
@@ -2609,7 +2613,8 @@ class AssetsManager:
         state = self._cache.look_up(path, part)
         action = decide_fetch(state, not self._is_offline, bool(force))
         if action == "fail":
-            self._cache.check_sizes(path, part)
+            if state == "damaged":
+                self._cache.check_sizes(path, part)  # says which file
             raise self._find_local_error(spec)
         info: dict[str, Any] = {"path": path, "version": spec.version}
         info["from_cache"] = True

@@ -149,7 +149,9 @@ def test_a_killed_downloads_staging_with_links_is_not_taken_over(
     with manager._cache.staging(spec, manifest) as folder:
         left = os.path.basename(folder)
     key, _, host, token = left.split("~")
-    killed = assets_dir / ".cache" / "staging" / "~".join((key, "999999999", host, token))
+    killed = (
+        assets_dir / ".cache" / "staging" / "~".join((key, "999999999", host, token))
+    )
     plant(killed / inner, outside / ("" if inner != "data/a" else "a"))
     before = snapshot(outside)
     path = manager.fetch_asset("dir/x")

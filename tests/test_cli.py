@@ -232,15 +232,16 @@ def test_bad_input_gets_one_line_and_changes_nothing(
     assert (store.read_objects(), snapshot(assets_dir)) == before
 
 
-@pytest.mark.parametrize("command", ["new", "update", "fetch", "resolve", "info"])
+COMMANDS = ["new", "update", "list", "fetch", "resolve", "remove", "prune", "info"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_bad_usage_is_exit_code_2(command):
     assert run(command, "--no-such-option").returncode == 2
     assert run().returncode == 2
 
 
-@pytest.mark.parametrize(
-    "command", ["new", "update", "list", "fetch", "resolve", "info"]
-)
+@pytest.mark.parametrize("command", COMMANDS)
 def test_each_command_has_help_with_an_example(command):
     text = ok(command, "--help")
     assert f"example: modelkit_assets {command}" in " ".join(text.split())
@@ -274,6 +275,30 @@ def test_a_prompt_declines_all_else(source, store, text):
     done = answer(text, "new", source, "nlp/new")
     assert (done.returncode, done.stdout) == (1, "")
     assert store.read_objects() == {}
+
+
+def test_local_copies_are_deleted_when_agreed(published, assets_dir):
+    ok("fetch", "nlp/bert:0.0", "nlp/bert:0.1", "nlp/vocab:0.0")
+    before = snapshot(assets_dir)
+    for command in (["remove", "nlp/bert"], ["prune", "--keep", "1"]):
+        assert "--yes" in fails(2, *command)
+        done = answer("n\n", *command)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert "nlp/bert:0.0" in done.stderr
+    assert ok("remove", "nlp/bert", "--dry-run") == "nlp/bert:0.1\nnlp/bert:0.0\n"
+    assert ok("prune", "--keep", "1", "--dry-run") == "nlp/bert:0.0\n"
+    assert snapshot(assets_dir) == before
+    assert answer("y\n", "prune", "--keep", "1").stdout == "nlp/bert:0.0\n"
+    assert json.loads(ok("remove", "nlp/bert", "-y", "--json")) == ["nlp/bert:0.1"]
+    assert ok("prune", "--keep", "1", "--yes") == ""
+    assert "no copy" in fails(3, "remove", "nlp/bert", "--yes")
+    assert "nlp/vocab" in fails(2, "remove", "nlp/vocab:0", "--yes")
+    assert "1 version" in fails(2, "prune", "--keep", "0", "--yes")
+    assert sorted(path.name for path in (assets_dir / "nlp").iterdir()) == [
+        "bert",
+        "vocab",
+    ]
+    assert (assets_dir / "nlp/vocab/0.0").read_text() == "a b"
 
 
 @pytest.mark.parametrize("how", [["-m", "modelkit_assets"], [str(CORE)]])

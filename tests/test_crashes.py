@@ -250,6 +250,8 @@ def check_interrupted(
     offline = harness.read_ours(assets_dir, [key]).get(key)
     # without a provider, what is there needs no marker: it is as good as it was before
     assert offline in (tree, start.left, None)
+    if start.left is None:  # what is visible is marked, so that it is a hit at once
+        assert bool(offline) == bool(harness.read_assets_dir_as_modelkit(assets_dir))
     if start.marked and "" in tree:
         assert offline == tree, "a file that is replaced is never missing"
     shutil.copytree(assets_dir, copy)

@@ -1,0 +1,226 @@
+"""Break each guarantee's key line in a copy, and expect its tests to go red.
+
+    python tests/break_guarantees.py [WORD...]
+
+Not collected: a suite that stays green over a broken product is what this looks for.
+A word picks the guarantees whose names hold it. Each of them first runs unbroken, and
+must be green: a test that is always red would prove nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parent.parent
+COPIED = ("modelkit_assets.py", "drivers", "tests", "README.md", "pyproject.toml")
+
+
+class Guarantee(NamedTuple):
+    """What is promised, the line that keeps it, what breaks that, what attacks it."""
+
+    name: str
+    line: str
+    broken: str
+    tests: tuple[str, ...]
+    file: str = "modelkit_assets.py"
+
+
+GUARANTEES = (
+    Guarantee(
+        "the order of marker and rename, of a file",
+        "            self.mark(path, manifest, folder)\n"
+        "        swap_in(data, path, old)",
+        "            pass\n        swap_in(data, path, old)\n"
+        "        manifest.is_directory or self.mark(path, manifest, folder)",
+        ("tests/test_crashes.py", "-k", "killed_fetch and file and not folder"),
+    ),
+    Guarantee(
+        "the order of marker and rename, of a folder",
+        "            self.mark(data, manifest, folder)\n        else:",
+        "            os.makedirs(path, exist_ok=True)\n"
+        "            self.mark(path, manifest, folder)\n        else:",
+        ("tests/test_crashes.py", "-k", "killed_fetch and cold_folder"),
+    ),
+    Guarantee(
+        "staging: nothing is visible before it is whole",
+        'data = os.path.join(folder, "data")\n                manifest = p',
+        "data = path\n                manifest = p",
+        ("tests/test_crashes.py", "-k", "killed_fetch and cold"),
+    ),
+    Guarantee(
+        "the digest check",
+        "        if file.sha256 and got != file:",
+        "        if False:",
+        ("tests/test_round_trips.py", "-k", "wrong_byte", "-m", "not server"),
+    ),
+    Guarantee(
+        "the digest check of what a killed fetch left",
+        "hash_file(path, self.advance) == file.sha256",
+        "True",
+        ("tests/test_crashes.py", "-k", "spoilt or adopted"),
+    ),
+    Guarantee(
+        "the compare-and-swap of the commit",
+        "object_name, if_match=etag)",
+        "object_name, if_match=None)",
+        ("tests/test_concurrency.py", "-k", "overtakes_another_at_any_request"),
+    ),
+    Guarantee(
+        "the claim of a version",
+        'manifest.to_json(), object_name, if_match="")\n            except File',
+        "manifest.to_json(), object_name, if_match=None)\n            except File",
+        ("tests/test_concurrency.py", "-k", "overtakes_another_at_any_request"),
+    ),
+    Guarantee(
+        "the claim comes before the data",
+        "state = self._claim(spec.name, version, source.manifest, dry_run)",
+        "object_name = self.get_object_name(spec.name, version)\n"
+        "                self._upload(source, object_name, transfer, False)\n"
+        "                "
+        "state = self._claim(spec.name, version, source.manifest, False)",
+        ("tests/test_concurrency.py", "-k", "overtakes_another_at_any_request"),
+    ),
+    Guarantee(
+        "the commit comes after the data",
+        "        if not dry_run:\n            object_name = self.get_object_name",
+        "        if not dry_run:\n            self._commit(spec, version, False)\n"
+        "            object_name = self.get_object_name",
+        ("tests/test_crashes.py", "-k", "killed_publication_is_never"),
+    ),
+    Guarantee(
+        "the containment check of names and parts",
+        'encodable and "\\0" not in path and all(map(_is_plain_segment, segments))',
+        "True",
+        ("tests/test_manifest.py", "tests/test_bad_input.py", "-m", "not server"),
+    ),
+    Guarantee(
+        "the containment check of links",
+        "    return not has_links or _resolve(path).startswith(_resolve(root))",
+        "    return True",
+        ("tests/test_links.py",),
+    ),
+    Guarantee(
+        "a planted lock file is not followed",
+        'os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)',
+        "os.O_RDWR | os.O_CREAT",
+        ("tests/test_links.py", "-k", "behind_a_link"),
+    ),
+    Guarantee(
+        "links in a killed download's staging are not taken over",
+        "or _has_links(left)",
+        "or False",
+        ("tests/test_links.py", "-k", "staging"),
+    ),
+    Guarantee(
+        "the marker test",
+        '    return "hit" if state == "whole" else "check"',
+        '    return "hit"',
+        ("tests/test_crashes.py", "-k", "adopted_as_it_is or torn"),
+    ),
+    Guarantee(
+        "a copy of another size is noticed",
+        "                if got != size:",
+        "                if False:",
+        ("tests/test_cache.py", "-k", "size"),
+    ),
+    Guarantee(
+        "free space is looked at first",
+        "    if needed > free:",
+        "    if False:",
+        ("tests/test_cache.py", "-k", "free_space"),
+    ),
+    Guarantee(
+        "a source that changes is not published",
+        "        if _stamp(os.stat(path)) == stamp:",
+        "        if True:",
+        ("tests/test_source_changes.py", "-m", "not server"),
+    ),
+    Guarantee(
+        "a waiter waits as long as there is progress",
+        "            if progress != seen:",
+        "            if seen == -1:",
+        ("tests/test_concurrency.py", "-k", "waiter_waits"),
+    ),
+    Guarantee(
+        "a waiter gives up without progress",
+        "            elif time.monotonic() >= deadline:",
+        "            elif False:",
+        ("tests/test_concurrency.py", "-k", "gives_up"),
+    ),
+    Guarantee(
+        "one downloads, the others wait",
+        "            if _try_lock(descriptor, path):",
+        "            if True:",
+        ("tests/test_concurrency.py", "-k", "sixteen_that_fetch_one"),
+    ),
+    Guarantee(
+        "only marked copies are deleted",
+        "        return os.path.exists(_marker_path(path, os.path.isdir(path)))",
+        "        return True",
+        ("tests/test_removal.py", "-k", "nothing_but or no_copy"),
+    ),
+    Guarantee(
+        "a deleted copy vanishes at once",
+        "os.rename(waste, os.path.join(folder, os.path.basename(waste)))",
+        "_remove_tree(waste) if os.path.isdir(waste) else os.unlink(waste)",
+        ("tests/test_removal.py", "-k", "killed_deletion and folder"),
+    ),
+)
+
+
+def main(words: list[str]) -> int:
+    """Run all, two at a time; return 1 if a broken copy stayed green."""
+    chosen = [one for one in GUARANTEES if all(word in one.name for word in words)]
+    tests = dict.fromkeys(one.tests for one in chosen)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        green = dict(zip(tests, pool.map(is_green, tests)))
+        stays_green = pool.map(lambda one: is_green(one.tests, one), chosen)
+        failures = 0
+        for one, wrong in zip(chosen, stays_green):
+            text = "red" if green[one.tests] and not wrong else "GREEN: no test saw it"
+            text = text if green[one.tests] else "RED WITHOUT IT TOO"
+            failures += text != "red"
+            print(f"{one.name}: {text}", flush=True)
+    print(f"{len(chosen) - failures} passed, {failures} failed")
+    return 1 if failures or not chosen else 0
+
+
+def is_green(tests: tuple[str, ...], broken: Guarantee | None = None) -> bool:
+    """Tell whether tests pass on a copy; RuntimeError where they cannot be run."""
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder, "copy")
+        copy.mkdir()
+        for name in COPIED:
+            source, ignored = ROOT / name, shutil.ignore_patterns("node_modules")
+            if source.is_dir():
+                shutil.copytree(source, copy / name, ignore=ignored)
+            else:
+                shutil.copy2(source, copy / name)
+        if broken:
+            break_line(copy / broken.file, broken)
+        command = [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider"]
+        command += ["--basetemp", str(Path(folder, "temporary")), *tests]
+        done = subprocess.run(command, cwd=copy, capture_output=True, text=True)
+    if done.returncode not in (0, 1):
+        raise RuntimeError(f"{tests}: {done.stdout}{done.stderr}")
+    return done.returncode == 0
+
+
+def break_line(path: Path, guarantee: Guarantee) -> None:
+    text = path.read_text(encoding="utf-8")
+    if text.count(guarantee.line) != 1:
+        raise RuntimeError(f"{guarantee.name}: its line is not in {path.name} once")
+    broken = text.replace(guarantee.line, guarantee.broken)
+    compile(broken, path.name, "exec")
+    path.write_text(broken, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

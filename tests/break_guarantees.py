@@ -79,15 +79,6 @@ GUARANTEES = (
         ("tests/test_concurrency.py", "-k", "overtakes_another_at_any_request"),
     ),
     Guarantee(
-        "the claim comes before the data",
-        "state = self._claim(spec.name, version, source.manifest, dry_run)",
-        "object_name = self.get_object_name(spec.name, version)\n"
-        "                self._upload(source, object_name, transfer, False)\n"
-        "                "
-        "state = self._claim(spec.name, version, source.manifest, False)",
-        ("tests/test_concurrency.py", "-k", "overtakes_another_at_any_request"),
-    ),
-    Guarantee(
         "the commit comes after the data",
         "        if not dry_run:\n            object_name = self.get_object_name",
         "        if not dry_run:\n            self._commit(spec, version, False)\n"

@@ -1658,11 +1658,16 @@ def _stamp(status: os.stat_result) -> tuple[int, ...]:
     return status.st_size, status.st_ino, status.st_mtime_ns, status.st_ctime_ns
 
 
+def _is_same(path: str, stamp: tuple[int, ...]) -> bool:
+    """Tell whether a file or folder is there, and has not changed."""
+    with suppress(FileNotFoundError, NotADirectoryError):
+        return _stamp(os.stat(path)) == stamp
+    return False
+
+
 def _check_unchanged(path: str, stamp: tuple[int, ...]) -> None:
-    with suppress(FileNotFoundError):
-        if _stamp(os.stat(path)) == stamp:
-            return
-    raise SourceChangedError(path)
+    if not _is_same(path, stamp):
+        raise SourceChangedError(path)
 
 
 # ------------------------------------------------------------------- the store
@@ -2145,6 +2150,8 @@ class _Cache:
             return "whole"
         self.require_inside(local_path(path, part))
         state = self._look_closer(path, part)
+        if state == "damaged" and not _is_same(path, stamps[0]):
+            return self.look_up(path, part)  # it is being replaced, or deleted
         if state == "whole":
             self._known[path, part] = stamps
         return state
@@ -2164,7 +2171,7 @@ class _Cache:
             if f"{file}/".startswith(f"{part}/") or not part:
                 target = local_path(path, file)
                 self.require_inside(target)
-                got = os.path.getsize(target) if os.path.isfile(target) else "no file"
+                got = _get_size(target)
                 if got != size:
                     raise AssetIntegrityError(target, f"{size} bytes", got)
         return sizes is not None
@@ -2365,6 +2372,14 @@ def _read_sizes(marker: str) -> dict[str, int] | None:
         return sizes if fit else None
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
+
+
+def _get_size(path: str) -> object:
+    """Return a file's size in bytes, or what there is instead."""
+    with suppress(FileNotFoundError, NotADirectoryError):
+        status = os.stat(path)
+        return status.st_size if stat.S_ISREG(status.st_mode) else "no file"
+    return "nothing"
 
 
 def _has_links(path: str) -> bool:

@@ -1504,12 +1504,16 @@ class _Transfer:
         self, target: IO[bytes], object_name: str, file: ManifestFile
     ) -> ManifestFile:
         sink = _Sink(target, file.size, self.advance)
+
+        def go_on() -> None:
+            start = sink.written
+            self.driver.download_object(object_name, sink, start)
+            if start and start == sink.written and not file.sha256:
+                # all had come before, so that failed for a checksum of the store's
+                raise AssetIntegrityError(object_name, "its checksum", "another")
+
         if file.sha256 != _EMPTY_SHA256:  # of which nothing needs to be asked
-            self.retry(
-                object_name,
-                lambda: self.driver.download_object(object_name, sink, sink.written),
-                lambda: sink.written,
-            )
+            self.retry(object_name, go_on, lambda: sink.written)
         got = file._replace(size=sink.written, sha256=sink.hash.hexdigest())
         if file.sha256 and got != file:
             expected = f"{file.size} bytes with SHA-256 {file.sha256}"

@@ -22,6 +22,7 @@ def _builtin_errors(ignore: int = 0) -> Iterator[None]:
     """Raise the contract's built-in exceptions in place of the SDK's."""
     from google.api_core.exceptions import GoogleAPICallError, RetryError
     from google.auth import exceptions as auth
+    from google.resumable_media import DataCorruption
     from requests.exceptions import RequestException
     from urllib3.exceptions import HTTPError  # a raw download's, which nobody wraps
 
@@ -31,6 +32,8 @@ def _builtin_errors(ignore: int = 0) -> Iterator[None]:
         if error.code != ignore:
             raise _find_error(error.code or 500, str(error)) from error
     except (RequestException, HTTPError, RetryError, auth.TransportError) as error:
+        raise ConnectionError(str(error)) from error
+    except DataCorruption as error:  # the answer's checksum is another
         raise ConnectionError(str(error)) from error
     except (auth.RefreshError, auth.InvalidOperation) as error:
         raise PermissionError(str(error)) from error

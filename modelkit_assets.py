@@ -1349,16 +1349,19 @@ class _Stopped(Exception):
 class _Sink:
     """Write and hash what a driver reads, and never more than there may be."""
 
-    def __init__(self, file: IO[bytes], size: int | None, advance: Progress) -> None:
+    def __init__(
+        self, object_name: str, file: IO[bytes], size: int | None, advance: Progress
+    ) -> None:
         import hashlib
 
         self.hash, self.written = hashlib.sha256(), 0
-        self._file, self._size, self._advance = file, size, advance
+        self._object_name, self._file = object_name, file
+        self._size, self._advance = size, advance
 
     def write(self, data: bytes) -> None:
         self.written += len(data)
         if self._size is not None and self.written > self._size:
-            raise AssetIntegrityError(self._file.name, f"{self._size} bytes", "more")
+            raise AssetIntegrityError(self._object_name, f"{self._size} bytes", "more")
         try:
             self._file.write(data)
         except OSError as error:  # not to be mistaken for the store's
@@ -1503,7 +1506,7 @@ class _Transfer:
     def _read_into(
         self, target: IO[bytes], object_name: str, file: ManifestFile
     ) -> ManifestFile:
-        sink = _Sink(target, file.size, self.advance)
+        sink = _Sink(object_name, target, file.size, self.advance)
 
         def go_on() -> None:
             start = sink.written

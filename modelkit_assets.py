@@ -2030,8 +2030,11 @@ class StorageProvider:
         while True:
             document: dict[str, Any] = {"versions": []}
             etag = ""
-            with suppress(ObjectDoesNotExistError):
+            try:
                 document, etag = self._read_versions(spec.name)
+            except ObjectDoesNotExistError:
+                if not is_new:
+                    raise  # it was there: to create it would lose what it lists
             listed = document["versions"]
             if version in listed:
                 return  # by us, the answer lost, or by one that completed our push

@@ -113,9 +113,14 @@ class Driver:
     @_builtin_errors()
     def upload_object(self, path: str, name: str) -> None:
         """Upload a file, in parts where it is large."""
+        from google.cloud.storage.retry import DEFAULT_RETRY
+
         blob = self._get_blob(name)
         blob.chunk_size = _PART
-        blob.upload_from_filename(path, content_type="application/octet-stream")
+        # what is one request is the core's to repeat; of more, the SDK repeats one
+        retry = DEFAULT_RETRY if os.path.getsize(path) > _PART else None
+        kind = "application/octet-stream"
+        blob.upload_from_filename(path, content_type=kind, retry=retry)
 
     def iterate_objects(self, prefix: str) -> Iterator[str]:
         """Yield the names below a prefix, page by page."""

@@ -9,7 +9,7 @@ import socket
 import traceback
 
 import pytest
-from stub_server import AZURE, GCS, PROTOCOLS, RESET, S3, SILENCE, StubServer, in_turn
+from stub_server import AZURE, PROTOCOLS, RESET, S3, SILENCE, StubServer, in_turn
 
 import modelkit_assets as ma
 
@@ -192,8 +192,7 @@ def test_no_other_refusal_is_read_as_one_of_these(made, operation, status, sourc
     assert not isinstance(error, MEANT)
 
 
-# GCS's SDK itself goes on with an upload, for 120 s, which no setting changes
-@pairs(lambda protocol, operation: (protocol, operation) != (GCS, "upload"))
+@operations
 @pytest.mark.parametrize("answer", [429, 500, 503, "slow down", RESET])
 def test_what_may_pass_is_worth_retrying(made, operation, answer, source):
     if answer == "slow down":
@@ -202,19 +201,6 @@ def test_what_may_pass_is_worth_retrying(made, operation, answer, source):
         answer = made[0].fail(answer)
     error = meet(made, operation, source, answer)
     assert isinstance(error, TRANSIENT)
-
-
-@only(GCS)
-def test_an_upload_that_gcs_puts_off_is_sent_again(made, source):
-    _, stub, driver = made
-    stub.requests.clear()
-    answers = [GCS.fail(503), GCS.accept(None)]
-    stub.script = lambda request: (
-        answers.pop(0) if request.method == "POST" else GCS.fail(404)
-    )
-    driver.upload_object(source, "n")
-    posts = [request for request in stub.requests if request.method == "POST"]
-    assert [b"data" in request.body for request in posts] == [True, True]
 
 
 # S3 does not tell it from a missing object in the answer to a HEAD

@@ -4,11 +4,14 @@
         stub.script = in_turn(Answer(503), Answer(200, b"data"))
 
 A script is a function of a request that returns an `Answer`, or `RESET` or `SILENCE`.
+`forward` makes the stub a proxy of a real server, and `Faulty` one that breaks some of
+the requests.
 `S3`, `GCS` and `AZURE` are the protocols: what a store of each kind says on success
 and on failure, and the settings that lead its SDK to the stub.
 """
 
 import http.client
+import itertools
 import json
 import os
 import re
@@ -17,7 +20,7 @@ import struct
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import NamedTuple, Optional
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 RESET = "the connection is reset"
 SILENCE = "nothing, until the client gives up"
@@ -34,6 +37,17 @@ class Request(NamedTuple):
     @property
     def range(self) -> Optional[str]:
         return self.headers.get("x-ms-range", self.headers.get("range"))
+
+    @property
+    def is_write(self) -> bool:
+        return self.method in ("PUT", "POST")
+
+    @property
+    def target(self) -> str:
+        """The path and, where GCS is to create an object, its name in the body."""
+        path = unquote(self.path.partition("?")[0])
+        named = re.search(rb'"name": *"([^"]*)"', self.body[:1000])
+        return f"{path}/{named[1].decode()}" if named and self.is_write else path
 
 
 class Answer(NamedTuple):
@@ -67,6 +81,81 @@ def forward(endpoint):
             connection.close()
 
     return script
+
+
+class Faulty:
+    """A script that is another one, but for a fault of those requests it is to choose.
+
+    A fault is a function of a request and the script; `hits` are the requests it met.
+    """
+
+    def __init__(self, script, fault, choose):
+        self.hits, self._script = [], script
+        self._fault, self._choose, self._choosing = fault, choose, threading.Lock()
+
+    def __call__(self, request):
+        with self._choosing:
+            is_chosen = self._choose(request)
+            self.hits += [request] * is_chosen
+        return (self._fault if is_chosen else call)(request, self._script)
+
+
+def call(request, script):
+    """No fault."""
+    return script(request)
+
+
+def reset(request, script):
+    return RESET
+
+
+def lose_answer(request, script):
+    """Let the server do it, and then reset the connection."""
+    script(request)
+    return RESET
+
+
+def delay_answer(request, script):
+    """Let the server do it, and then say nothing until the client gives up."""
+    script(request)
+    return SILENCE
+
+
+def cut_answer(request, script):
+    """Let half of the body through, and then close the connection."""
+    answer = script(request)
+    return answer._replace(cut=len(answer.body) // 2) if answer.body else answer
+
+
+def flip_answer(request, script):
+    """Change a bit in the middle of the body."""
+    answer = script(request)
+    return answer._replace(body=_flip(answer.body))
+
+
+def flip_request(request, script):
+    """Change a bit in the middle of what is sent."""
+    return script(request._replace(body=_flip(request.body)))
+
+
+def _flip(data):
+    middle = len(data) // 2
+    return (
+        data[:middle]
+        + bytes(b ^ 1 for b in data[middle : middle + 1])
+        + (data[middle + 1 :])
+    )
+
+
+def reply(answer):
+    """Return a fault: this answer, and the server is not asked."""
+    return lambda request, script: answer
+
+
+def nth(number, is_meant=lambda request: True):
+    """Return a function that chooses that one of the requests that are meant."""
+    count = itertools.count(1)
+    return lambda request: is_meant(request) and next(count) == number
 
 
 class StubServer:

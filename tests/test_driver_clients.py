@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from stores import AzuriteStore, GcsStore, MotoStore
-from stub_server import PROTOCOLS, RESET, forward
+from stub_server import PROTOCOLS, RESET, Faulty, forward, lose_answer, nth
 
 import modelkit_assets as ma
 
@@ -249,21 +249,10 @@ except modelkit_assets.DriverNotInstalledError as error:
 # ------------------------------------------------------ answers lost on the way
 
 
-def lose_the_answer(endpoint, name):
+def lose_first_answer(endpoint, name):
     """Let all through, but of the first write of an object lose the answer."""
-    let_through, lost = forward(endpoint), []
-
-    def script(request):
-        answer = let_through(request)
-        if request.method in ("PUT", "POST") and not lost:
-            # GCS names the object in the body
-            where = request.path.partition("?")[0].encode() + request.body[:1000]
-            if name.encode() in where:
-                lost.append(request)
-                return RESET
-        return answer
-
-    return script, lost
+    chosen = nth(1, lambda request: request.is_write and request.target.endswith(name))
+    return Faulty(forward(endpoint), lose_answer, chosen)
 
 
 @pytest.mark.server
@@ -285,15 +274,15 @@ def test_a_write_whose_answer_is_lost_is_no_conflict(
     (tmp_path / "source" / "file").write_bytes(b"content")
     provider = ma.StorageProvider(timeout_s=30)
 
-    stub.script, lost = lose_the_answer(store.server.endpoint, suffix)
+    stub.script = lose_first_answer(store.server.endpoint, suffix)
     assert provider.new(tmp_path / "source", "a") == "0.0"
-    assert len(lost) == 1
+    assert len(stub.script.hits) == 1
     assert provider.get_versions_info("a") == ["0.0"]
 
     suffix = suffix.replace("0.0", "0.1")
-    stub.script, lost = lose_the_answer(store.server.endpoint, suffix)
+    stub.script = lose_first_answer(store.server.endpoint, suffix)
     assert provider.update(tmp_path / "source", "a") == "0.1"
-    assert len(lost) == 1
+    assert len(stub.script.hits) == 1
     assert provider.get_versions_info("a") == ["0.1", "0.0"]
     expected = {"a.versions", "a/0.0.meta", "a/0.0/file", "a/0.1.meta", "a/0.1/file"}
     names = {name.partition("/")[2] for name in store.list_objects()}
@@ -350,12 +339,12 @@ def test_a_driver_takes_its_own_object_for_no_conflict(
     stub.script = forward(store.server.endpoint)
     driver = ma.StorageProvider().driver
     etag = driver.write_object(b"before", "n") if replaces else ""
-    stub.script, lost = lose_the_answer(store.server.endpoint, "n")
+    stub.script = lose_first_answer(store.server.endpoint, "n")
     try:
         etag = driver.write_object(b"ours", "n", if_match=etag)
     except ConnectionError:
         assert kind is not MotoStore, "boto3 tries again"
     else:
         assert driver.read_object("n") == (b"ours", etag)
-    assert len(lost) == 1
+    assert len(stub.script.hits) == 1
     assert store.read_object("n") == b"ours"

@@ -1,0 +1,578 @@
+"""What a store may do to one request, and what a user sees of it.
+
+The SDKs talk to real servers through a proxy, which breaks what a test says; what came
+of it is read past the code under test.
+"""
+
+import collections
+import hashlib
+import itertools
+import json
+import time
+from pathlib import Path
+
+import pytest
+from stores import SERVER_STORES, AzuriteStore, GcsStore
+from stub_server import (
+    PROTOCOLS,
+    RESET,
+    Answer,
+    Faulty,
+    call,
+    cut_answer,
+    delay_answer,
+    flip_answer,
+    flip_request,
+    forward,
+    lose_answer,
+    nth,
+    reply,
+    reset,
+)
+from trees import read_tree, write_tree
+
+import modelkit_assets as ma
+
+MIB = 1 << 20
+FILES = {"deep/b.bin": hashlib.shake_128(b"b").digest(100_000), "a.txt": b"a" * 1000}
+PREFIX = "modelkit-assets"
+
+
+class World:
+    """A store behind a proxy, an operation on it, and what must have come of that.
+
+    `new` makes another asset each time, `update` another version of one, and `fetch`
+    fills another assets dir.
+    """
+
+    def __init__(self, store, stub, folder, operation="new"):
+        self.store, self.stub, self.folder = store, stub, folder
+        self.protocol = next(p for p in PROTOCOLS if p.provider == store.provider)
+        self.direct = stub.script = forward(store.server.endpoint)
+        self.source = write_tree(folder / "source", FILES)
+        self.client = ma.StorageProvider().driver.client
+        self.operation, self.versions = operation, []
+        if operation != "new":
+            assert self.make_provider().new(self.source, "x") == "0.0"
+            self.versions = ["0.0"]
+
+    def make_provider(self, **settings):
+        return ma.StorageProvider(client=self.client, **settings)
+
+    def break_some(self, fault, choose):
+        self.stub.requests.clear()
+        self.stub.script = Faulty(self.direct, fault, choose)
+        return self.stub.script
+
+    def run(self, number, **settings):
+        """Do it once more, for the number-th time."""
+        provider = self.make_provider(**settings)
+        if self.operation == "new":
+            assert provider.new(self.source, f"x-{number}") == "0.0"
+        elif self.operation == "update":
+            assert provider.update(self.source, "x") == self.next_version
+            self.versions.insert(0, self.next_version)
+        else:
+            assets_dir = self.folder / str(number)
+            assets_dir.mkdir(exist_ok=True)
+            manager = ma.AssetsManager(assets_dir, storage_provider=provider)
+            assert manager.fetch_asset("x") == str(assets_dir / "x" / "0.0")
+
+    @property
+    def next_version(self):
+        return f"0.{len(self.versions)}"
+
+    def check(self, number, done=True):
+        """Check that what is visible is whole, and that nothing else is."""
+        if self.operation == "fetch":
+            visible = read_visible(self.folder / str(number))
+            assert visible == ({f"x/0.0/{p}": FILES[p] for p in FILES} if done else {})
+        elif self.operation == "update":
+            self.check_store("x", self.versions, done)
+        else:
+            self.check_store(f"x-{number}", ["0.0"] if done else [], done)
+
+    def check_store(self, name, versions, done):
+        below = f"{PREFIX}/{name}"
+        found = self.store.list_objects()
+        names = {name for name in found if name.startswith(below + "/")}
+        whole = {n for version in versions for n in name_objects(below, version)}
+        assert names >= whole
+        if done:
+            assert names == whole
+        else:  # a claim, and a part of its data
+            claimed = {"new": "0.0", "update": self.next_version}[self.operation]
+            assert names - whole <= name_objects(below, claimed)
+        if not versions:
+            assert below + ".versions" not in found
+            return
+        listed = json.loads(self.store.read_object(below + ".versions"))
+        assert listed == {"versions": versions}
+        manifest = json.loads(self.store.read_object(f"{below}/{versions[0]}.meta"))
+        assert manifest["contents"] == sorted(FILES)
+        for part, data in FILES.items():
+            assert self.store.read_object(f"{below}/{versions[0]}/{part}") == data
+
+
+def name_objects(below, version):
+    parts = {f"{below}/{version}/{part}" for part in FILES}
+    return {f"{below}/{version}.meta", *parts}
+
+
+def read_visible(assets_dir):
+    files = read_tree(assets_dir) if assets_dir.exists() else {}
+    return {path: data for path, data in files.items() if path[:6] != ".cache"}
+
+
+@pytest.fixture
+def make_world(make_store, stub, monkeypatch, tmp_path):
+    """Return a function that makes a world of a kind of store; nothing waits long."""
+    monkeypatch.setattr(ma, "_FIRST_DELAY_S", 0.001)
+    real = time.sleep  # the SDKs' own pauses, of seconds
+    monkeypatch.setattr(time, "sleep", lambda seconds: real(min(seconds, 0.001)))
+    monkeypatch.setenv("MODELKIT_STORAGE_TIMEOUT_S", "60")
+    monkeypatch.setenv("MODELKIT_STORAGE_WORKERS", "1")  # the same order of requests
+
+    def make(kind, operation="new"):
+        store = make_store(kind)
+        for variable, value in store.environ.items():
+            value = value.replace(store.server.endpoint, stub.endpoint)
+            monkeypatch.setenv(variable, value)
+        return World(store, stub, tmp_path, operation)
+
+    return make
+
+
+kinds = pytest.mark.parametrize("kind", SERVER_STORES)
+operations = pytest.mark.parametrize("operation", ["new", "update", "fetch"])
+
+
+# ------------------------------------------------------------------- what may pass
+
+
+def fail_each_request_in(ways):
+    """Return a fault: each request meets all of the ways, before it is let through."""
+    ahead = collections.defaultdict(lambda: list(ways))
+
+    def fault(request, script):
+        key = request.method, request.target
+        answer = (ahead[key].pop(0) if ahead[key] else call)(request, script)
+        is_whole = answer is not RESET and answer.cut is None
+        if is_whole and answer.status < 429:
+            del ahead[key]  # the next of its kind meets them all again
+        return answer
+
+    return fault
+
+
+@kinds
+@operations
+def test_every_request_may_fail_in_every_passing_way(make_world, kind, operation):
+    world = make_world(kind, operation)
+    fail = world.protocol.fail
+    failures = [fail(429), fail(500), fail(*world.protocol.slow_down)]
+    ways = [reset, *map(reply, failures), lose_answer, cut_answer]
+    faulty = world.break_some(fail_each_request_in(ways), lambda request: True)
+    world.run(1)
+    met = collections.Counter((r.method, r.target) for r in faulty.hits)
+    assert len(met) >= {"new": 8, "update": 8, "fetch": 4}[operation]
+    assert min(met.values()) >= len(ways) - 1  # a written object's answer has no body
+    world.check(1)
+
+
+@kinds
+@operations
+def test_an_answer_lost_at_any_request_loses_and_doubles_nothing(
+    make_world, kind, operation
+):
+    world = make_world(kind, operation)
+    for number in itertools.count(1):
+        faulty = world.break_some(lose_answer, nth(number))
+        world.run(number)
+        world.check(number)
+        if not faulty.hits:
+            break
+    assert number > 4
+
+
+@kinds
+def test_an_answer_that_never_comes_is_given_up_and_asked_for_again(
+    make_world, kind, monkeypatch
+):
+    world = make_world(kind)
+    from urllib3 import Timeout
+    from urllib3.connectionpool import HTTPConnectionPool
+
+    def is_meant(request):
+        return request.target.endswith((".meta", ".versions")) and request.is_write
+
+    choices = nth(1, is_meant), nth(3, is_meant)  # the claim, and the commit or proof
+
+    def is_chosen(request):
+        return sum(choose(request) for choose in choices)
+
+    faulty = world.break_some(delay_answer, is_chosen)
+    with monkeypatch.context() as patch:
+        patch.setattr(HTTPConnectionPool, "_get_timeout", lambda *_: Timeout(0.5))
+        world.run(1)
+    assert len(faulty.hits) == 2
+    world.check(1)
+
+
+@kinds
+def test_a_body_cut_in_the_middle_is_resumed_where_it_broke(make_world, kind, tmp_path):
+    world = make_world(kind)
+    data, place = hashlib.shake_128(b"").digest(6 * MIB), 5 * MIB
+    world.source = tmp_path / "large"
+    world.source.write_bytes(data)
+    world.make_provider().new(world.source, "large")
+
+    def cut(request, script):
+        answer = script(request)
+        inside = place - get_start(request)
+        return answer._replace(cut=inside) if inside < len(answer.body) else answer
+
+    # Azure's SDK itself asks thrice for a part of 4 MiB
+    times = itertools.count(1 if kind is not AzuriteStore else -1)
+    faulty = world.break_some(
+        cut,
+        lambda request: (
+            request.target.endswith("/0.0")
+            and (kind is not AzuriteStore or get_start(request) > 0)
+            and next(times) <= 1
+        ),
+    )
+    got = world.make_provider().download("large", "0.0", tmp_path / "there")["path"]
+    assert Path(got).read_bytes() == data
+    broken = world.stub.requests.index(faulty.hits[-1])
+    (again,) = world.stub.requests[broken + 1 :]
+    # where it broke, or where the chunk that it broke in began
+    assert 4 * MIB <= get_start(again) <= place
+    asked = [r for r in world.stub.requests if r.target.endswith("/0.0")]
+    assert [get_start(request) for request in asked].count(0) == 1
+
+
+@pytest.mark.server
+def test_of_a_large_upload_to_gcs_only_the_part_that_failed_is_sent_again(
+    make_world, tmp_path
+):
+    """As boto3 and Azure's SDK send a part again; it is the SDK that knows of parts."""
+    world = make_world(GcsStore)
+    world.source = tmp_path / "large"
+    world.source.write_bytes(bytes(17 * MIB))
+    busy = reply(world.protocol.fail(503))
+    faulty = world.break_some(busy, nth(2, lambda r: r.method == "PUT"))
+    world.make_provider().new(world.source, "large")
+    (failed,) = faulty.hits
+    assert failed.headers["content-range"].startswith(f"bytes {8 * MIB}-")
+    parts = [r.headers.get("content-range", "") for r in world.stub.requests]
+    assert [part.startswith("bytes 0-") for part in parts].count(True) == 1
+    assert len(world.store.read_object(f"{PREFIX}/large/0.0")) == 17 * MIB
+
+
+def get_start(request):
+    return int((request.range or "bytes=0-").partition("=")[2].partition("-")[0])
+
+
+TARGETS = {
+    "versions": ("fetch", False, ".versions"),
+    "manifest": ("fetch", False, ".meta"),
+    "data": ("fetch", False, "/a.txt"),
+    "check": ("new", False, ".meta"),
+    "claim": ("new", True, ".meta"),
+    "upload": ("new", True, "/a.txt"),
+    "commit": ("update", True, ".versions"),
+}
+
+
+@kinds
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_store_that_keeps_failing_is_unavailable(make_world, kind, target):
+    operation, is_write, suffix = TARGETS[target]
+    world = make_world(kind, operation)
+    busy = world.protocol.fail(*world.protocol.slow_down)
+    faulty = world.break_some(
+        reply(busy), lambda r: r.is_write == is_write and r.target.endswith(suffix)
+    )
+    with pytest.raises(ma.StorageUnavailableError) as caught:
+        world.run(1, timeout_s=0.05)
+    assert caught.value.exit_code == 5
+    assert caught.value.object_name.endswith(suffix)
+    assert world.stub.requests[-1] is faulty.hits[-1]
+    world.check(1, done=False)
+    world.stub.script = world.direct
+    world.run(1)
+    world.check(1)
+
+
+# ------------------------------------------------------------------- what stays
+
+
+@kinds
+@pytest.mark.parametrize(
+    "operation, status, error, code",
+    [
+        ("new", 403, ma.StorageAccessError, 4),
+        ("update", 403, ma.StorageAccessError, 4),
+        ("fetch", 403, ma.StorageAccessError, 4),
+        ("update", 409, ma.StorageDriverError, 1),  # whose first requests are `new`'s
+        ("fetch", 409, ma.StorageDriverError, 1),
+    ],
+)
+def test_a_refusal_at_any_request_is_final_and_nothing_follows_it(
+    make_world, kind, operation, status, error, code
+):
+    """So a refused check never leads to a write; a 409 is of no condition here."""
+    world = make_world(kind, operation)
+    for number in itertools.count(1):
+        refusal = reply(world.protocol.fail(status))
+        faulty = world.break_some(refusal, nth(number))
+        try:
+            world.run(number)
+        except ma.ModelkitAssetsError as caught:
+            assert (type(caught), caught.exit_code) == (error, code)
+        else:
+            break
+        assert world.stub.requests[-1] is faulty.hits[0]
+        world.check(number, done=False)
+        world.stub.script = world.direct
+        world.run(number)
+        world.check(number)
+    assert not faulty.hits
+    assert number > 4
+    world.check(number)
+
+
+@kinds
+@pytest.mark.parametrize("operation", ["update", "fetch"])
+def test_a_404_anywhere_loses_nothing(make_world, kind, operation):
+    """It may be read as the absence of what may be absent, and is not tried again."""
+    world = make_world(kind, operation)
+    for number in itertools.count(1):
+        faulty = world.break_some(reply(world.protocol.fail(404)), nth(number))
+        try:
+            world.run(number)
+        except FileNotFoundError as caught:
+            assert isinstance(caught, ma.ModelkitAssetsError)
+            assert caught.exit_code == 3
+            asked = [(r.method, r.path, r.body) for r in world.stub.requests]
+            assert asked[number - 1] not in asked[number:]
+            world.check(number, done=False)
+            world.stub.script = world.direct
+            world.run(number)
+        world.check(number)
+        if not faulty.hits:
+            break
+    assert number > 4
+
+
+@kinds
+def test_data_that_a_store_has_lost_is_no_empty_file(make_world, kind):
+    world = make_world(kind, "fetch")
+    faulty = world.break_some(
+        reply(world.protocol.fail(404)), lambda r: r.target.endswith("/a.txt")
+    )
+    with pytest.raises(ma.ObjectDoesNotExistError) as caught:
+        world.run(1)
+    assert caught.value.object_name == f"{PREFIX}/x/0.0/a.txt"
+    assert len(faulty.hits) == 1
+    world.check(1, done=False)
+
+
+# ------------------------------------------------------------------- flipped bytes
+
+
+def is_large_file(request):
+    return request.target.endswith("/0.0/deep/b.bin") and request.method != "HEAD"
+
+
+@kinds
+def test_a_byte_that_flips_once_is_fetched_once_more(make_world, kind):
+    world = make_world(kind, "fetch")
+    world.break_some(flip_answer, nth(1, is_large_file))
+    world.run(1)
+    assert count_fetches(world) == 2
+    world.check(1)
+
+
+def count_fetches(world):
+    """Count how often the file was asked for from its first byte."""
+    asked = filter(is_large_file, world.stub.requests)
+    return [get_start(request) for request in asked].count(0)
+
+
+@kinds
+def test_a_byte_that_always_flips_is_an_error_that_says_all(make_world, kind):
+    world = make_world(kind, "fetch")
+    world.break_some(flip_answer, is_large_file)
+    with pytest.raises(ma.AssetIntegrityError) as caught:
+        world.run(1)
+    error, right = caught.value, FILES["deep/b.bin"]
+    wrong = flip_answer(None, lambda request: Answer(200, right)).body
+    assert error.exit_code == 6
+    assert error.object_name == f"{PREFIX}/x/0.0/deep/b.bin"
+    assert hashlib.sha256(right).hexdigest() in error.expected
+    assert hashlib.sha256(wrong).hexdigest() in error.got
+    for fact in (error.object_name, error.expected, error.got):
+        assert fact in str(error)
+    assert count_fetches(world) == 2
+    world.check(1, done=False)
+    world.stub.script = world.direct
+    world.run(1)
+    world.check(1)
+
+
+@pytest.mark.server
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_flipped_byte_is_caught_by_the_store_where_no_digest_is_known(
+    make_world, times
+):
+    """By GCS, which sends a checksum: of what modelkit published we know no digest."""
+    world = make_world(GcsStore, "fetch")
+    name = f"{PREFIX}/x/0.0.meta"
+    manifest = json.loads(world.store.read_object(name))
+    del manifest["files"]
+    world.store.write_object(name, json.dumps(manifest).encode())
+    choices = [nth(1, is_whole_file), nth(2, is_whole_file)][:times]
+    world.break_some(flip_answer, lambda r: sum(choose(r) for choose in choices))
+    if times == 1:
+        world.run(1)
+        world.check(1)
+    else:
+        with pytest.raises(ma.AssetIntegrityError) as caught:
+            world.run(1)
+        assert caught.value.object_name == f"{PREFIX}/x/0.0/deep/b.bin"
+        world.check(1, done=False)
+    assert count_fetches(world) == 2
+
+
+def is_whole_file(request):
+    return is_large_file(request) and get_start(request) == 0
+
+
+@kinds
+def test_a_flipped_byte_anywhere_is_never_served(make_world, kind):
+    world = make_world(kind, "fetch")
+    for number in itertools.count(1):
+        faulty = world.break_some(flip_answer, nth(number))
+        try:
+            world.run(number)
+        except ma.ModelkitAssetsError:
+            world.check(number, done=False)
+            world.stub.script = world.direct
+            world.run(number)
+        world.check(number)
+        if not faulty.hits:
+            break
+    assert number > 4
+
+
+@kinds
+def test_a_byte_that_flips_on_its_way_up_is_never_served(make_world, kind, tmp_path):
+    """The store tells, or else whoever fetches it."""
+    world = make_world(kind)
+    faulty = world.break_some(flip_request, lambda r: is_large_file(r) and r.is_write)
+    try:
+        world.run(1)
+    except ma.ModelkitAssetsError:
+        world.check(1, done=False)
+        world.stub.script = world.direct
+        world.run(1)
+        world.check(1)
+    else:
+        manager = ma.AssetsManager(tmp_path, storage_provider=world.make_provider())
+        with pytest.raises(ma.AssetIntegrityError) as caught:
+            manager.fetch_asset("x-1")
+        assert caught.value.object_name == f"{PREFIX}/x-1/0.0/deep/b.bin"
+        assert not list(tmp_path.glob("x-1/*"))
+    assert faulty.hits
+
+
+@kinds
+def test_a_body_that_is_too_long_is_an_error_that_names_the_object(make_world, kind):
+    world = make_world(kind, "fetch")
+    name = f"{PREFIX}/x/0.0/a.txt"
+    world.store.write_object(name, FILES["a.txt"] + b"and more")
+    with pytest.raises(ma.AssetIntegrityError) as caught:
+        world.run(1)
+    assert caught.value.object_name == name
+    world.check(1, done=False)
+
+
+# ------------------------------------------------------------------- back-off
+
+
+class Clock:
+    """Stands for a transfer's event and for `time`: to wait is to move the hand."""
+
+    def __init__(self):
+        self.now, self.waits = 1000.0, []
+
+    def is_set(self):
+        return False
+
+    def wait(self, pause):
+        self.waits.append(pause)
+        self.now += pause
+
+    def monotonic(self):
+        return self.now
+
+
+CAPS = [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 10.0, 10.0, 10.0]
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(ma, "time", clock)
+    return clock
+
+
+def retry(clock, failures, timeout_s=1e9, **options):
+    """Try something that fails so many times."""
+    transfer = ma._Transfer(None, timeout_s, 1)
+    transfer._stop = clock
+    left = iter(range(failures))
+
+    def attempt():
+        for number in left:
+            raise ConnectionError(number)
+        return "done"
+
+    return transfer.retry("n", attempt, **options)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
+def test_pauses_are_a_random_share_of_caps_that_double(clock, monkeypatch, share):
+    monkeypatch.setattr(ma, "_random", lambda: share)
+    assert retry(clock, len(CAPS)) == "done"
+    assert clock.waits == pytest.approx([share * cap for cap in CAPS])
+
+
+def test_pauses_are_drawn_from_all_between_nothing_and_the_cap(clock):
+    shares = []
+    for _ in range(100):
+        clock.waits.clear()
+        retry(clock, len(CAPS))
+        shares += [pause / cap for pause, cap in zip(clock.waits, CAPS)]
+    assert 0 <= min(shares) < 0.1
+    assert 0.9 < max(shares) <= 1
+    assert len(set(shares)) > 100
+
+
+@pytest.mark.parametrize("timeout_s", [0, 0.3, 60])
+def test_no_pause_goes_beyond_the_timeout(clock, monkeypatch, timeout_s):
+    monkeypatch.setattr(ma, "_random", lambda: 1.0)
+    with pytest.raises(ma.StorageUnavailableError) as caught:
+        retry(clock, 1000, timeout_s)
+    assert timeout_s - 10 <= sum(clock.waits) <= timeout_s
+    assert caught.value.seconds == pytest.approx(sum(clock.waits))
+
+
+def test_bytes_that_moved_begin_the_back_off_anew(clock, monkeypatch):
+    monkeypatch.setattr(ma, "_random", lambda: 1.0)
+    sizes = iter([0, 0, 0, 0, 5, 5, *[5] * 10])
+    assert retry(clock, 6, 60, moved=lambda: next(sizes)) == "done"
+    assert max(clock.waits) < 1
+    assert clock.waits.count(0.1) == 2

@@ -150,10 +150,13 @@ class Driver:
 
 
 def _make_client(connection_string: str | None) -> Any:
+    import logging
+
     import requests.adapters
     from azure.core.pipeline.transport import RequestsTransport
     from azure.storage.blob import BlobServiceClient
 
+    logging.getLogger("urllib3.connectionpool").addFilter(_mask_signature)
     session = requests.Session()
     for scheme in ("https://", "http://"):  # the default keeps 10 connections
         session.mount(scheme, requests.adapters.HTTPAdapter(pool_maxsize=64))
@@ -167,3 +170,10 @@ def _make_client(connection_string: str | None) -> Any:
         return BlobServiceClient.from_connection_string(connection_string, **settings)
     except ValueError:  # not shown, as it may quote the key
         raise ValueError(f"{_VARIABLE} is no connection string") from None
+
+
+def _mask_signature(record: Any) -> bool:
+    """Mask the shared access signature in the URLs that urllib3 logs at DEBUG."""
+    text = re.sub(r"([?&]sig=)[^&\s'\"]+", r"\1***", record.getMessage())
+    record.msg, record.args = text, ()
+    return True

@@ -39,7 +39,7 @@ def _builtin_errors(ignore: int = 0) -> Iterator[None]:
         hint = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_DEFAULT_PROFILE"
         raise ValueError(f"{error}; {hint}") from error
     except (*broken, sdk.FlexibleChecksumError) as error:
-        raise ConnectionError(str(error)) from error
+        raise ConnectionError(str(error)) from None  # whose request holds the token
     except sdk.BotoCoreError as error:
         raise OSError(str(error)) from error
 
@@ -182,9 +182,13 @@ class Driver:
 
 
 def _make_client(key: Any, secret: Any, token: Any, region: Any, endpoint: Any) -> Any:
+    import logging
+
     import boto3
     import botocore.config
 
+    for name in ("botocore.auth", "botocore.endpoint"):
+        logging.getLogger(name).addFilter(_mask_token)
     session = boto3.session.Session(key, secret, token, region)
     options: dict[str, Any] = {"max_pool_connections": 64}
     # not every store knows the checksums that boto3 sends and expects since 1.36:
@@ -197,3 +201,10 @@ def _make_client(key: Any, secret: Any, token: Any, region: Any, endpoint: Any) 
     config = botocore.config.Config(**options)
     region = session.region_name or "us-east-1"  # it is "" where the variable is
     return session.client("s3", region, endpoint_url=endpoint, config=config)
+
+
+def _mask_token(record: Any) -> bool:
+    """Mask the session token in the requests that botocore logs at DEBUG."""
+    header = r"(?i)(x-amz-security-token(?::|': b?'))[^'\s]+"
+    record.msg, record.args = re.sub(header, r"\1***", record.getMessage()), ()
+    return True

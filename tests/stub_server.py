@@ -296,6 +296,7 @@ class S3:
 
 class GCS:
     provider, sdk, package = "gcs", "google.cloud.storage", "google-cloud-storage"
+    json = "application/json"
     secrets = ("S3CR3T-T0KEN", "S3CR3T-REFRESH")
     missing_bucket = (404, "The specified bucket does not exist.")
     slow_down = (503, "backendError")
@@ -313,7 +314,7 @@ class GCS:
     def fail(status, code=""):
         error = {"code": status, "message": code or "no", "errors": []}
         body = json.dumps({"error": error}).encode()
-        return Answer(status, body, {"Content-Type": "application/json"})
+        return Answer(status, body, {"Content-Type": GCS.json})
 
     @staticmethod
     def show(request, data):
@@ -326,6 +327,31 @@ class GCS:
     @staticmethod
     def accept(request):
         return Answer(200, json.dumps({"name": "n", "generation": "2"}).encode())
+
+
+def give_tokens(script):
+    """Return a script that is Google's token server, and another script otherwise."""
+    token = {"access_token": GCS.secrets[0], "expires_in": 3600}
+    token["token_type"] = "Bearer"
+    token["issued_token_type"] = "urn:ietf:params:oauth:token-type:access_token"
+    answer = Answer(200, json.dumps(token).encode(), {"Content-Type": GCS.json})
+    return lambda request: answer if request.path == "/token" else script(request)
+
+
+def make_service_account(endpoint):
+    """Make a service account's JSON, with a new key; its tokens come from there."""
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import rsa
+
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    pem = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    about = {"type": "service_account", "private_key": pem.decode()}
+    about.update(project_id="p", private_key_id="k", client_email="robot@example.com")
+    return {**about, "token_uri": endpoint + "/token"}
 
 
 class AZURE:

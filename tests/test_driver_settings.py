@@ -8,7 +8,16 @@ import traceback
 
 import pytest
 from stores import MotoStore
-from stub_server import AZURE, GCS, PROTOCOLS, S3, Answer, forward, in_turn
+from stub_server import (
+    AZURE,
+    GCS,
+    PROTOCOLS,
+    S3,
+    forward,
+    give_tokens,
+    in_turn,
+    make_service_account,
+)
 
 import modelkit_assets as ma
 
@@ -233,35 +242,15 @@ def gcs(stub, require_sdk, clear, monkeypatch):
     """A stub that is token server and store, which STORAGE_EMULATOR_HOST is not."""
     require_sdk(GCS)
     monkeypatch.setenv("API_ENDPOINT_OVERRIDE", stub.endpoint)
-    token = {"access_token": GCS.secrets[0], "expires_in": 3600}
-    token["token_type"] = "Bearer"
-    token["issued_token_type"] = "urn:ietf:params:oauth:token-type:access_token"
-    headers = {"Content-Type": "application/json"}
-
-    def script(request):
-        if request.path == "/token":
-            return Answer(200, json.dumps(token).encode(), headers)
-        return GCS.show(request, b"data")
-
-    stub.script = script
+    stub.script = give_tokens(lambda request: GCS.show(request, b"data"))
     return stub
 
 
 @pytest.fixture
 def service_account(gcs, tmp_path):
-    serialization = pytest.importorskip("cryptography.hazmat.primitives.serialization")
-    from cryptography.hazmat.primitives.asymmetric import rsa
-
-    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-    pem = key.private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),
-    )
-    about = {"type": "service_account", "private_key": pem.decode()}
-    about.update(project_id="p", private_key_id="k", client_email="robot@example.com")
+    pytest.importorskip("cryptography")
     path = tmp_path / "service-account.json"
-    path.write_text(json.dumps({**about, "token_uri": gcs.endpoint + "/token"}))
+    path.write_text(json.dumps(make_service_account(gcs.endpoint)))
     return str(path)
 
 

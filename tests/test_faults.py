@@ -4,16 +4,22 @@ The SDKs talk to real servers through a proxy, which breaks what a test says; wh
 of it is read past the code under test.
 """
 
+import base64
 import collections
 import hashlib
 import itertools
 import json
+import logging
+import pickle
 import time
+import traceback
 from pathlib import Path
 
 import pytest
 from stores import SERVER_STORES, AzuriteStore, GcsStore
 from stub_server import (
+    AZURE,
+    GCS,
     PROTOCOLS,
     RESET,
     Answer,
@@ -24,7 +30,9 @@ from stub_server import (
     flip_answer,
     flip_request,
     forward,
+    give_tokens,
     lose_answer,
+    make_service_account,
     nth,
     reply,
     reset,
@@ -125,11 +133,16 @@ def read_visible(assets_dir):
 
 
 @pytest.fixture
-def make_world(make_store, stub, monkeypatch, tmp_path):
-    """Return a function that makes a world of a kind of store; nothing waits long."""
+def hurry(monkeypatch):
+    """Keep all pauses short, those of the SDKs too, which are of seconds."""
     monkeypatch.setattr(ma, "_FIRST_DELAY_S", 0.001)
-    real = time.sleep  # the SDKs' own pauses, of seconds
+    real = time.sleep
     monkeypatch.setattr(time, "sleep", lambda seconds: real(min(seconds, 0.001)))
+
+
+@pytest.fixture
+def make_world(make_store, stub, hurry, monkeypatch, tmp_path):
+    """Return a function that makes a world of a kind of store; nothing waits long."""
     monkeypatch.setenv("MODELKIT_STORAGE_TIMEOUT_S", "60")
     monkeypatch.setenv("MODELKIT_STORAGE_WORKERS", "1")  # the same order of requests
 
@@ -576,3 +589,135 @@ def test_bytes_that_moved_begin_the_back_off_anew(clock, monkeypatch):
     assert retry(clock, 6, 60, moved=lambda: next(sizes)) == "done"
     assert max(clock.waits) < 1
     assert clock.waits.count(0.1) == 2
+
+
+# ------------------------------------------------------------------- secrets
+
+
+SAS = "azure by a signature"
+SHOWN = ["s3", "gcs", "az", SAS]
+FAILURES = {
+    **{str(status): status for status in (400, 401, 403, 404, 409, 429, 500, 503)},
+    "reset": reset,
+    "cut": cut_answer,
+    "flipped": flip_answer,
+}
+
+
+@pytest.fixture(params=SHOWN)
+def keeper(request, stub, require_sdk, hurry, monkeypatch, tmp_path):
+    """A protocol whose secrets are configured, and what they look like."""
+    name = "az" if request.param == SAS else request.param
+    protocol = next(p for p in PROTOCOLS if p.provider == name)
+    require_sdk(protocol)
+    settings = {**protocol.environ(stub.endpoint), **protocol.bare_environ()}
+    secrets = list(protocol.secrets)
+    if protocol is GCS:
+        pytest.importorskip("cryptography")
+        account = make_service_account(stub.endpoint)
+        (tmp_path / "account.json").write_text(json.dumps(account))
+        credentials = str(tmp_path / "account.json")
+        settings = {"GOOGLE_APPLICATION_CREDENTIALS": credentials}
+        settings["API_ENDPOINT_OVERRIDE"] = stub.endpoint
+        secrets += account["private_key"].split("\n")[1:-2]
+    if request.param == SAS:
+        text = f"BlobEndpoint={stub.endpoint}/account;SharedAccessSignature="
+        text += f"sv=2024-11-04&sp=r&sig={AZURE.secrets[1]}"
+        settings = {"AZURE_STORAGE_CONNECTION_STRING": text}
+    if protocol is AZURE:
+        secrets += settings.values()
+        secrets.append(base64.b64decode(AZURE.secrets[0]).decode())
+    settings["MODELKIT_STORAGE_PROVIDER"] = name
+    settings["MODELKIT_STORAGE_BUCKET"] = "bucket"
+    settings["MODELKIT_STORAGE_TIMEOUT_S"] = "0.05"
+    for variable, value in settings.items():
+        monkeypatch.setenv(variable, value)
+    return protocol, secrets
+
+
+def fail(stub, protocol, failure):
+    """Let each request to the stub, but those for tokens, fail in that way."""
+    fault = FAILURES[failure]
+    fault = reply(protocol.fail(fault)) if isinstance(fault, int) else fault
+
+    def show(request):
+        return protocol.show(request, b'{"versions": ["0.0"]}')
+
+    stub.script = give_tokens(Faulty(show, fault, lambda request: True))
+
+
+@pytest.mark.server
+def test_no_secret_is_shown_by_any_failure(
+    keeper, stub, caplog, capfd, tmp_path, assets_dir
+):
+    """Nor by what the SDKs log at DEBUG."""
+    protocol, secrets = keeper
+    (tmp_path / "source").write_bytes(b"data")
+    caplog.set_level(logging.DEBUG)
+    provider = ma.StorageProvider()
+    manager = ma.AssetsManager(storage_provider=provider)
+    shown = [repr(value) for value in (provider, provider.driver, manager)]
+    attempts = (
+        lambda: manager.fetch_asset("a:0.0"),
+        lambda: provider.update(tmp_path / "source", "a"),
+        lambda: list(provider.iterate_assets()),
+        lambda: provider.driver.upload_object(str(tmp_path / "source"), "n"),
+    )
+    failed = 0
+    for failure, attempt in itertools.product(FAILURES, attempts):
+        fail(stub, protocol, failure)
+        try:
+            attempt()
+        except (ma.ModelkitAssetsError, OSError) as error:
+            shown += describe(error)
+            failed += 1
+    for value in (provider, manager):
+        shown += try_to_pickle(value)
+    shown += [caplog.text, *capfd.readouterr()]
+    assert failed > 2 * len(FAILURES)
+    assert [s for s in secrets if any(s in text for text in shown)] == []
+
+
+@pytest.mark.server
+@pytest.mark.parametrize("failure", ["403", "503", "reset"])
+def test_no_secret_is_shown_by_the_command_line_with_all_it_can_say(
+    keeper, failure, stub, caplog, capfd, assets_dir
+):
+    protocol, secrets = keeper
+    fail(stub, protocol, failure)
+    caplog.set_level(logging.DEBUG)
+    assert ma.main(["fetch", "a", "-v"]) != 0
+    out, err = capfd.readouterr()
+    assert "Traceback" in err
+    assert "modelkit_assets: error: " in err
+    shown = [out, err, caplog.text]
+    assert [s for s in secrets if any(s in text for text in shown)] == []
+
+
+def describe(error):
+    """Return all that may be shown of an error, and of those that led to it."""
+    yield "".join(traceback.format_exception(type(error), error, error.__traceback__))
+    yield pickle.dumps(error).decode("latin-1")
+    while error:
+        yield from (str(error), repr(error), repr(vars(error)))
+        error = error.__cause__
+
+
+def try_to_pickle(value):
+    """Return what is shown where that fails; a pickled driver has its settings."""
+    try:
+        pickle.loads(pickle.dumps(value))
+    except Exception as error:
+        yield from describe(error)
+
+
+@pytest.mark.server
+def test_what_the_sdks_log_is_still_there_but_for_the_secrets(keeper, stub, caplog):
+    """So the tests above do see it."""
+    protocol, _ = keeper
+    fail(stub, protocol, "403")
+    caplog.set_level(logging.DEBUG)
+    with pytest.raises(ma.StorageAccessError):
+        ma.StorageProvider().get_versions_info("a")
+    requests = [r for r in caplog.records if r.name == "urllib3.connectionpool"]
+    assert any("a.versions" in record.getMessage() for record in requests)

@@ -26,7 +26,7 @@ import shutil
 import signal
 import threading
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any, Callable, NamedTuple, Optional, Union
@@ -60,6 +60,7 @@ STEPS_OF_DRIVER = tuple(
     if callable(value) and not name.startswith("_")
 )
 WAIT_S = 60.0  # no child may take longer, whatever happens
+NAME = "nlp/model"  # the asset of most tests
 _TORN_SIZE = 1 << 15  # how much is copied before the next step
 
 # --------------------------------------------------------------------- contents
@@ -108,6 +109,13 @@ def read_tree(path: str | Path) -> Tree:
 
 def _read_file(path: Path) -> File:
     return File(path.read_bytes(), os.access(path, os.X_OK))
+
+
+def make_content(number: int) -> Tree:
+    """Return what one of many publishes: files for some, folders for the others."""
+    if number % 2:
+        return {"": File(b"%d " % number * 5000)}
+    return {"a": File(b"%d " % number * 5000), "b/c": File(b"%d" % number)}
 
 
 def read_bytes(tree: Tree) -> dict[str, bytes]:
@@ -208,6 +216,16 @@ class Child:
         self._process.join(WAIT_S)
         exit_code = self._process.exitcode
         assert exit_code == (-signal.SIGKILL if outcome.killed else 0), exit_code
+        return outcome
+
+    def kill_after(self, seconds: float) -> Outcome:
+        """Kill it with SIGKILL then, if it still runs, and return how it ended."""
+        self.has_ended(seconds)
+        self.kill()
+        try:
+            outcome: Outcome = self._receiver.recv()
+        except EOFError:
+            return Outcome(killed=True)
         return outcome
 
     def kill(self) -> None:
@@ -582,20 +600,42 @@ def read_store_as_modelkit(store: Path) -> dict[Key, dict[str, bytes]]:
 
     FileNotFoundError where an object is missing.
     """
+    names = [path.relative_to(store).as_posix() for path in store.rglob("*.versions")]
+    return read_objects_as_modelkit(names, lambda name: (store / name).read_bytes())
+
+
+def read_objects_as_modelkit(
+    names: Iterable[str], read: Callable[[str], bytes], prefix: str = ""
+) -> dict[Key, dict[str, bytes]]:
+    """Return the versions that modelkit 0.1.3 reads among a store's objects."""
     seen: dict[Key, dict[str, bytes]] = {}
-    for listing in store.rglob("*.versions"):
-        name = listing.relative_to(store).as_posix()[: -len(".versions")]
-        versions = json.loads(listing.read_bytes())["versions"]
-        assert len(versions) == len(set(versions)), f"a version twice in {versions}"
-        for version in versions:
-            seen[name, version] = _read_version_as_modelkit(store / name / version)
+    for listing in names:
+        if listing.startswith(prefix) and listing.endswith(".versions"):
+            path = listing[: -len(".versions")]
+            versions = json.loads(read(listing))["versions"]
+            assert len(versions) == len(set(versions)), f"a version twice in {versions}"
+            for version in versions:
+                key = (path[len(prefix) :], version)
+                seen[key] = _read_version_as_modelkit(f"{path}/{version}", read)
     return seen
 
 
-def _read_version_as_modelkit(path: Path) -> dict[str, bytes]:
-    meta = json.loads(path.with_name(path.name + ".meta").read_bytes())
+def _read_version_as_modelkit(
+    path: str, read: Callable[[str], bytes]
+) -> dict[str, bytes]:
+    meta = json.loads(read(f"{path}.meta"))
     parts = meta["contents"] if meta["is_directory"] else [""]
-    return {part: (path / part if part else path).read_bytes() for part in parts}
+    return {part: read(f"{path}/{part}" if part else path) for part in parts}
+
+
+def name_objects(prefix: str, name: str, whole: dict[str, Tree]) -> set[str]:
+    """Return all objects of an asset that has these versions, and nothing else."""
+    names = {f"{prefix}/{name}.versions"}
+    for version, tree in whole.items():
+        names.add(f"{prefix}/{name}/{version}.meta")
+        for part in read_bytes(tree):
+            names.add(f"{prefix}/{name}/{version}" + (part and f"/{part}"))
+    return names
 
 
 def read_assets_dir_as_modelkit(assets_dir: Path) -> dict[Key, dict[str, bytes]]:
@@ -612,3 +652,28 @@ def read_assets_dir_as_modelkit(assets_dir: Path) -> dict[Key, dict[str, bytes]]
             name = path.parent.relative_to(assets_dir).as_posix()
             seen[name, path.name] = read_bytes(read_tree(path))
     return seen
+
+
+def name_entries(tree: Tree) -> set[str]:
+    """Return all that lies in an assets dir which holds the tree, and nothing else."""
+    if "" in tree:
+        return {"nlp/", f"{NAME}/", f"{NAME}/0.0", f"{NAME}/.0.0.SUCCESS"}
+    entries = {"nlp/", f"{NAME}/", f"{NAME}/0.0/", f"{NAME}/0.0/.SUCCESS"}
+    for part in tree:
+        while part:
+            entries.add(f"{NAME}/0.0/{part}")
+            parent = part.rstrip("/").rpartition("/")[0]
+            part = parent and f"{parent}/"
+    return entries
+
+
+def check_complete(assets_dir: Path, tree: Tree) -> None:
+    """Check that the assets dir holds the asset, its marker, and nothing else."""
+    path = assets_dir / NAME / "0.0"
+    assert read_tree(path) == tree
+    seen = read_assets_dir_as_modelkit(assets_dir)
+    assert seen == {(NAME, "0.0"): read_bytes(tree)}
+    assert list_entries(assets_dir) == name_entries(tree)
+    assert list_entries(assets_dir / ".cache") == {
+        "CACHEDIR.TAG", "staging/", "nlp/", "nlp/model.lock",
+    }  # fmt: skip

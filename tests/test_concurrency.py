@@ -16,11 +16,10 @@ from typing import Any
 
 import harness
 import pytest
-from harness import File, Outcome, Tree
+from harness import NAME, File, Outcome, Tree
 
 import modelkit_assets
 
-NAME = "nlp/model"
 MANY = 16
 DATES = {"MODELKIT_ASSETS_VERSIONING_SYSTEM": "simple_date"}
 DATE = re.compile(r"\d{4}-\d\d-\d\dT\d\d-\d\d-\d\dZ")
@@ -71,13 +70,6 @@ def publish_tree(store: Path, tree: Tree) -> None:
 # --------------------------------------------------------------------- publishing
 
 
-def make_content(number: int) -> Tree:
-    """Return what one publisher publishes: files for some, folders for the others."""
-    if number % 2:
-        return {"": File(b"%d " % number * 5000)}
-    return {"a": File(b"%d " % number * 5000), "b/c": File(b"%d" % number)}
-
-
 def publish_together(
     store: Path, method: str, contents: list[Tree], **setup: Any
 ) -> list[Outcome]:
@@ -112,7 +104,7 @@ def check_store(store: Path, published: dict[str, Tree]) -> None:
 @with_and_without_flock
 def test_sixteen_updates_at_once_are_sixteen_versions(store: Path, flock: bool) -> None:
     publish_tree(store, FILE)
-    contents = [make_content(number) for number in range(MANY)]
+    contents = [harness.make_content(number) for number in range(MANY)]
 
     outcomes = publish_together(store, "update", contents, flock=flock)
 
@@ -128,7 +120,7 @@ def test_sixteen_updates_in_one_second_are_sixteen_dates(
     source = harness.write_tree(store.parent / "source", FILE)
     make = functools.partial(harness.make_provider, store)
     first = harness.run(harness.publish, make, "new", source, NAME, environ=DATES).get()
-    contents = [make_content(number) for number in range(MANY)]
+    contents = [harness.make_content(number) for number in range(MANY)]
 
     outcomes = publish_together(store, "update", contents, flock=flock, environ=DATES)
 
@@ -143,7 +135,7 @@ def test_sixteen_updates_in_one_second_are_sixteen_dates(
 def test_of_sixteen_new_assets_of_one_name_one_is_made(
     store: Path, flock: bool, environ: dict[str, str]
 ) -> None:
-    contents = [make_content(number) for number in range(MANY)]
+    contents = [harness.make_content(number) for number in range(MANY)]
 
     outcomes = publish_together(store, "new", contents, flock=flock, environ=environ)
 
@@ -162,7 +154,7 @@ def test_of_sixteen_new_assets_of_one_name_one_is_made(
 def test_an_asset_that_sixteen_fought_for_can_be_updated(
     store: Path, environ: dict[str, str]
 ) -> None:
-    contents = [make_content(number) for number in range(MANY)]
+    contents = [harness.make_content(number) for number in range(MANY)]
     outcomes = publish_together(store, "new", contents, environ=environ)
     won = {
         outcome.value: tree
@@ -186,7 +178,7 @@ def test_sixteen_publications_of_the_same_content_lose_and_tear_nothing(
 ) -> None:
     published = {}
     if method == "update":
-        other = make_content(0)
+        other = harness.make_content(0)
         publish_tree(store, other)
         published["0.0"] = other
 

@@ -10,11 +10,10 @@ from typing import Any, NamedTuple
 
 import harness
 import pytest
-from harness import File, Tree
+from harness import NAME, File, Tree
 
 import modelkit_assets
 
-NAME = "nlp/model"
 PREFIX = modelkit_assets.StorageProvider(provider="local", bucket="/").prefix
 ONE_WORKER = {"MODELKIT_STORAGE_WORKERS": "1"}  # the same steps in the same order
 
@@ -80,7 +79,7 @@ def test_a_killed_publication_is_never_half_visible_and_can_be_completed(
                 publish(method, source, store)
         listed = check_store(store, whole, tmp_path / f"reader-{n}-again")
         assert listed == set(whole)
-        assert list_objects(store) == name_objects(whole)
+        assert list_objects(store) == harness.name_objects(PREFIX, NAME, whole)
     assert deaths > uncommitted > 10
 
 
@@ -94,7 +93,7 @@ def check_store(store: Path, whole: dict[str, Tree], assets_dir: Path) -> set[st
     assets_dir.mkdir()
     for (_, version), tree in harness.read_ours(assets_dir, keys, provider).items():
         assert tree == whole[version]
-    assert list_objects(store) <= name_objects(whole)
+    assert list_objects(store) <= harness.name_objects(PREFIX, NAME, whole)
     listed = {version for _, version in seen}
     assert dict(provider.iterate_assets()) == (
         {NAME: sorted(listed, reverse=True)} if listed else {}
@@ -107,15 +106,6 @@ def list_objects(store: Path) -> set[str]:
     names = list(modelkit_assets.LocalDriver(str(store)).iterate_objects(""))
     assert len(names) == len(set(names))
     return set(names)
-
-
-def name_objects(whole: dict[str, Tree]) -> set[str]:
-    names = {f"{PREFIX}/{NAME}.versions"}
-    for version, tree in whole.items():
-        names.add(f"{PREFIX}/{NAME}/{version}.meta")
-        for part in harness.read_bytes(tree):
-            names.add(f"{PREFIX}/{NAME}/{version}" + (part and f"/{part}"))
-    return names
 
 
 @file_and_folder
@@ -207,7 +197,7 @@ def test_a_killed_fetch_is_never_half_visible_and_the_next_one_completes(
 ) -> None:
     template = tmp_path / "assets"
     prepare(template, store, start)
-    entries = harness.list_entries(template) | name_entries(tree)
+    entries = harness.list_entries(template) | harness.name_entries(tree)
     operation = functools.partial(fetch, store, start.marked)
     deaths = 0
     for n, assets_dir in harness.each_death(
@@ -220,7 +210,7 @@ def test_a_killed_fetch_is_never_half_visible_and_the_next_one_completes(
         assert fetch(store, start.marked, assets_dir) == str(assets_dir / NAME / "0.0")
         if is_hit:  # which writes nothing: the next download clears the staging
             fetch(store, True, assets_dir)
-        check_complete(assets_dir, tree)
+        harness.check_complete(assets_dir, tree)
     assert deaths > 10
 
 
@@ -258,31 +248,6 @@ def check_interrupted(
     provider = harness.make_provider(store)
     assert harness.read_ours(copy, [key], provider) == {key: tree}
     shutil.rmtree(copy)
-
-
-def check_complete(assets_dir: Path, tree: Tree) -> None:
-    """Check that the assets dir holds the asset, its marker, and nothing else."""
-    path = assets_dir / NAME / "0.0"
-    assert harness.read_tree(path) == tree
-    seen = harness.read_assets_dir_as_modelkit(assets_dir)
-    assert seen == {(NAME, "0.0"): harness.read_bytes(tree)}
-    assert harness.list_entries(assets_dir) == name_entries(tree)
-    assert harness.list_entries(assets_dir / ".cache") == {
-        "CACHEDIR.TAG", "staging/", "nlp/", "nlp/model.lock",
-    }  # fmt: skip
-
-
-def name_entries(tree: Tree) -> set[str]:
-    """Return all that lies in an assets dir which holds the tree, and nothing else."""
-    if "" in tree:
-        return {"nlp/", f"{NAME}/", f"{NAME}/0.0", f"{NAME}/.0.0.SUCCESS"}
-    entries = {"nlp/", f"{NAME}/", f"{NAME}/0.0/", f"{NAME}/0.0/.SUCCESS"}
-    for part in tree:
-        while part:
-            entries.add(f"{NAME}/0.0/{part}")
-            parent = part.rstrip("/").rpartition("/")[0]
-            part = parent and f"{parent}/"
-    return entries
 
 
 @before_and_after
@@ -356,7 +321,7 @@ def test_right_data_without_a_marker_is_adopted_and_not_downloaded(
     fetch_logged(store, log, assets_dir)
 
     assert not log.exists()
-    check_complete(assets_dir, tree)
+    harness.check_complete(assets_dir, tree)
 
 
 MODELKITS_FOLDER: Tree = {
@@ -382,7 +347,7 @@ def test_data_without_a_marker_is_not_adopted_as_it_is(
 
     fetch(store, False, assets_dir)
 
-    check_complete(assets_dir, FOLDER)
+    harness.check_complete(assets_dir, FOLDER)
 
 
 @pytest.mark.parametrize("tree", [FOLDER], ids=["folder"])

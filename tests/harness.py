@@ -350,7 +350,7 @@ def _is_reached(event: Any, child: Child) -> bool:
 def get_context() -> Any:
     """Return multiprocessing's forkserver, warm; what is handed over comes from it."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["harness", "hashlib", "shutil"])
+    context.set_forkserver_preload(["preload"])
     before = os.environ.get("PYTHONPATH")
     paths = [str(Path(__file__).parent), str(ROOT), *filter(None, [before])]
     os.environ["PYTHONPATH"] = os.pathsep.join(paths)
@@ -626,6 +626,30 @@ def _read_version_as_modelkit(
     meta = json.loads(read(f"{path}.meta"))
     parts = meta["contents"] if meta["is_directory"] else [""]
     return {part: read(f"{path}/{part}" if part else path) for part in parts}
+
+
+def check_store(
+    names: set[str],
+    read: Callable[[str], bytes],
+    provider: modelkit_assets.StorageProvider,
+    whole: dict[str, Tree],
+    assets_dir: Path,
+) -> set[str]:
+    """Check that both readers see whole versions of `NAME` alone; return those listed.
+
+    names     all objects below the provider's prefix, which `read` reads
+    whole     what each version holds, where there is one
+    """
+    seen = read_objects_as_modelkit(names, read, f"{provider.prefix}/")
+    for (name, version), content in seen.items():
+        assert (name, content) == (NAME, read_bytes(whole[version]))
+    keys = [(NAME, version) for version in whole]
+    assets_dir.mkdir()
+    for (_, version), tree in read_ours(assets_dir, keys, provider).items():
+        assert tree == whole[version]
+    shutil.rmtree(assets_dir)
+    assert names <= name_objects(provider.prefix, NAME, whole)
+    return {version for _, version in seen}
 
 
 def name_objects(prefix: str, name: str, whole: dict[str, Tree]) -> set[str]:

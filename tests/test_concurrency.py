@@ -622,6 +622,33 @@ def test_fetches_that_cross_at_any_renaming_harm_neither(
     assert crossed > (1 if start == "unmarked" else 4)
 
 
+@pytest.mark.parametrize("among", [(), ("rename", "replace")], ids=["any", "renaming"])
+@little_file_and_folder
+def test_a_path_that_is_replaced_is_missing_between_two_renames_at_most(
+    store: Path, assets_dir: Path, tree: Tree, among: tuple[str, ...]
+) -> None:
+    publish_tree(store, tree)
+    prepare(assets_dir, tree, "forced")
+
+    def look(folder: Path) -> bool:
+        path = folder / NAME / "0.0"
+        assert not path.exists() or harness.read_tree(path) == tree
+        return path.exists()
+
+    fetch = functools.partial(fetch_over, store, True)
+    steps = harness.each_overtaking(
+        assets_dir, fetch, look, among=among, environ=ONE_WORKER
+    )
+    found = []
+    for _, is_there, outcome in steps:
+        outcome.get()
+        found.append(is_there)
+
+    # a folder is missing just before its second rename, and before no other step
+    assert found.count(False) == (0 if "" in tree else 1)
+    assert found.count(True) > (0 if among else 10)
+
+
 @pytest.mark.parametrize("method", ["new", "update"])
 @pytest.mark.parametrize("same", [True, False], ids=["same_content", "other_content"])
 def test_a_publication_that_overtakes_another_at_any_request_harms_neither(

@@ -86,19 +86,16 @@ def test_a_killed_publication_is_never_half_visible_and_can_be_completed(
 def check_store(store: Path, whole: dict[str, Tree], assets_dir: Path) -> set[str]:
     """Check that both readers see whole versions alone; return those listed."""
     provider = harness.make_provider(store)
-    seen = harness.read_store_as_modelkit(store / PREFIX)
-    for (name, version), content in seen.items():
-        assert (name, content) == (NAME, harness.read_bytes(whole[version]))
-    keys = [(NAME, version) for version in whole]
-    assets_dir.mkdir()
-    for (_, version), tree in harness.read_ours(assets_dir, keys, provider).items():
-        assert tree == whole[version]
-    assert list_objects(store) <= harness.name_objects(PREFIX, NAME, whole)
-    listed = {version for _, version in seen}
+    listed = harness.check_store(
+        list_objects(store),
+        lambda name: (store / name).read_bytes(),
+        provider,
+        whole,
+        assets_dir,
+    )
     assert dict(provider.iterate_assets()) == (
         {NAME: sorted(listed, reverse=True)} if listed else {}
     )
-    shutil.rmtree(assets_dir)
     return listed
 
 

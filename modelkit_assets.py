@@ -85,6 +85,7 @@ SUCCESS = ".SUCCESS"  # what modelkit calls its markers
 _CHUNK = 1 << 20  # bytes read, hashed and written at a time
 _SMALL_OBJECT = 1 << 20  # up to this size a local object's etag is its digest
 _MAX_SEGMENT = 255  # characters of a file name that file systems hold
+_MAX_PATH = 1024  # characters; no object's name may be longer in S3, GCS or Azure
 _FIRST_DELAY_S, _MAX_DELAY_S = 0.1, 10.0  # back-off between attempts
 _LOCK_POLL_S = 0.05
 _HEARTBEAT_S = 0.1  # how often a download shows those who wait that it goes on
@@ -595,7 +596,10 @@ def is_contained(path: str) -> bool:
 
     The rules of POSIX and of Windows both apply, on every system, as a store is shared:
     no empty, `.` or `..` segment, drive letter, device name, NUL or lone surrogate.
+    Nor may it be longer than any store holds, or just making its folders would fail.
     """
+    if len(path) > _MAX_PATH:
+        return False
     segments = path.replace("\\", "/").split("/")
     encodable = path.isascii() or not re.search("[\ud800-\udfff]", path)
     return encodable and "\0" not in path and all(map(_is_plain_segment, segments))
@@ -958,16 +962,15 @@ def _require(condition: bool, otherwise: str) -> None:
 
 def _check_paths(files: Sequence[str], empty: Sequence[str]) -> None:
     """Raise ValueError unless all paths can lie in one folder, and none leaves it."""
-    paths, folders = {*files, *empty}, set()
+    paths = {*files, *empty}
     _require(len(paths) == len(files) + len(empty), "a path twice")
     for path in paths:
         fit = isinstance(path, str) and is_contained(path)
         _require(fit and path.split("/")[0] != SUCCESS, f"the path {_shorten(path)}")
-        parent = path.rpartition("/")[0]
-        while parent and parent not in folders:
-            folders.add(parent)
-            parent = parent.rpartition("/")[0]
-    _require(not paths & folders, "a path that is both a file and a folder")
+    # NUL comes before all that a path may hold: what lies below a file comes next to it
+    ordered = sorted(path.replace("/", "\0") for path in paths)
+    nested = (low.startswith(f"{high}\0") for high, low in zip(ordered, ordered[1:]))
+    _require(not any(nested), "a path that is both a file and a folder")
 
 
 def parse_date(text: str) -> datetime:

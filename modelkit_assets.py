@@ -2240,8 +2240,9 @@ class _Cache:
         while True:
             descriptor = os.open(path, _LOCK_FLAGS, 0o666)
             if _try_lock(descriptor, path):
-                os.ftruncate(descriptor, 0)
-                os.write(descriptor, json.dumps(_pid_and_host()).encode())
+                with suppress(OSError):  # on a full disk, nobody is told who holds it
+                    os.ftruncate(descriptor, 0)
+                    os.write(descriptor, json.dumps(_pid_and_host()).encode())
                 return descriptor
             with open(descriptor, "rb") as file:
                 progress = os.fstat(descriptor).st_mtime_ns

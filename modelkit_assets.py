@@ -86,6 +86,9 @@ _CHUNK = 1 << 20  # bytes read, hashed and written at a time
 _SMALL_OBJECT = 1 << 20  # up to this size a local object's etag is its digest
 _MAX_SEGMENT = 255  # characters of a file name that file systems hold
 _MAX_PATH = 1024  # characters; no object's name may be longer in S3, GCS or Azure
+# of a manifest or `.versions`, so that 1 GB holds what it is read into: 400,000 files
+_MAX_DOCUMENT = 64 << 20  # bytes, as each driver's read_object has it too
+_MAX_VALUES = 2 << 20  # and commas and brackets, as JSON takes memory by the value
 _FIRST_DELAY_S, _MAX_DELAY_S = 0.1, 10.0  # back-off between attempts
 _LOCK_POLL_S = 0.05
 _HEARTBEAT_S = 0.1  # how often a download shows those who wait that it goes on
@@ -824,6 +827,7 @@ def choose_next_version(
 # ------------------------------------------------------------------- manifest
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_READABLE = f"at most {_MAX_DOCUMENT >> 20} MiB and {_MAX_VALUES} values of JSON"
 
 
 class ManifestFile(NamedTuple):
@@ -981,7 +985,15 @@ def parse_date(text: str) -> datetime:
     return datetime.fromisoformat(text[:-1] + "+00:00" if text[-1:] == "Z" else text)
 
 
+def _is_readable(data: bytes) -> bool:
+    """Tell whether a JSON document is no larger than we read."""
+    values = sum(map(data.count, (b",", b"[", b"{")))
+    return len(data) <= _MAX_DOCUMENT and values <= _MAX_VALUES
+
+
 def _read_json(data: bytes, object_name: str) -> dict[str, Any]:
+    if not _is_readable(data):
+        raise AssetIntegrityError(object_name, _READABLE, f"{len(data)} bytes")
     try:
         document = json.loads(data)
     except (ValueError, RecursionError) as error:
@@ -1032,7 +1044,10 @@ class StorageDriver(Protocol):
         """Return an object's size in bytes and its opaque etag."""
 
     def read_object(self, name: str) -> tuple[bytes, str]:
-        """Return a small object whole, and its etag, from one request."""
+        """Return a small object whole, and its etag, from one request.
+
+        OSError with EFBIG where it has more than 64 MiB, of which few are read.
+        """
 
     def write_object(
         self, data: bytes, name: str, *, if_match: str | None = None
@@ -1093,7 +1108,9 @@ class LocalDriver:
     def read_object(self, name: str) -> tuple[bytes, str]:
         """Return a small object whole, and its etag."""
         with self._open(name) as file:
-            data = file.read()
+            data = file.read(_MAX_DOCUMENT + 1)
+            if len(data) > _MAX_DOCUMENT:
+                raise OSError(errno.EFBIG, "it is too large to be read at once")
             return data, _local_etag(data, os.fstat(file.fileno()))
 
     def write_object(
@@ -1608,7 +1625,12 @@ def _read_source(top: str, transfer: _Transfer) -> _Source:
         raise InvalidSourceError(top, f"{reason}{at}") from error
     if not files:
         raise InvalidSourceError(top, "it holds no files")
-    return _Source(top, Manifest.create("" not in found, files, empty), found)
+    manifest = Manifest.create("" not in found, files, empty)
+    if not _is_readable(manifest.to_json()):
+        raise InvalidSourceError(
+            top, f"{len(files)} files are more than a manifest holds"
+        )
+    return _Source(top, manifest, found)
 
 
 def _walk_source(top: str) -> Iterator[tuple[str, tuple[str, tuple[int, ...]]]]:
@@ -1655,7 +1677,7 @@ def _check_marker(path: str) -> None:
     That is not content, so publishing the copy leaves it out.
     """
     with open(path, "rb") as file:
-        data = file.read()
+        data = file.read(_MAX_DOCUMENT + 1)
     try:
         if data:
             Manifest.from_json(data, path)
@@ -1895,7 +1917,12 @@ class StorageProvider:
         return self._transfer().retry(object_name, lambda: method(*args, object_name))
 
     def _read(self, object_name: str) -> tuple[bytes, str]:
-        return self._retry(object_name, self.driver.read_object)
+        try:
+            return self._retry(object_name, self.driver.read_object)
+        except StorageDriverError as error:
+            if getattr(error.__cause__, "errno", None) != errno.EFBIG:
+                raise
+            raise AssetIntegrityError(object_name, _READABLE, "more") from error
 
     def _write(self, data: bytes, object_name: str, if_match: str) -> str:
         return self._transfer().retry(
@@ -2199,7 +2226,7 @@ class _Cache:
         """Return the manifest in a version's marker; None where modelkit wrote it."""
         marker = _marker_path(path, os.path.isdir(path))
         with suppress(FileNotFoundError), open(marker, "rb") as file:
-            data = file.read()
+            data = file.read(_MAX_DOCUMENT + 1)
             return Manifest.from_json(data, marker) if data else None
         return None
 
@@ -2338,9 +2365,10 @@ class _Cache:
 
     def mark(self, path: str, manifest: Manifest, folder: str) -> None:
         """Write the marker of what lies at the path, by way of a staging folder."""
-        staged = os.path.join(folder, "marker")
+        staged, data = os.path.join(folder, "marker"), manifest.to_json()
         with open(staged, "wb") as file:
-            file.write(manifest.to_json())
+            # the digests that modelkit's manifest lacks may make it too large to read
+            file.write(data if _is_readable(data) else b"")
         os.replace(staged, _marker_path(path, manifest.is_directory))
 
     def publish(self, folder: str, path: str, manifest: Manifest) -> None:

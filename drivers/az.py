@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import threading
@@ -11,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 _CHUNK = 4 << 20  # bytes of a request, both ways, and held in memory
+_SMALL = 64 << 20  # what is larger is not read at once
 _VARIABLE = "AZURE_STORAGE_CONNECTION_STRING"
 _ERRORS = {401: PermissionError, 403: PermissionError, 404: FileNotFoundError}
 _ERRORS.update({408: ConnectionError, 412: FileExistsError, 429: ConnectionError})
@@ -84,6 +86,8 @@ class Driver:
     def read_object(self, name: str) -> tuple[bytes, str]:
         """Return a small object whole, and its etag."""
         answer = self._get_blob(name).download_blob()
+        if answer.size > _SMALL:
+            raise OSError(errno.EFBIG, "it is too large to be read at once")
         return answer.readall(), answer.properties.etag
 
     @_builtin_errors()

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
 import os
 import threading
@@ -10,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+_SMALL = 64 << 20  # what is larger is not read at once
 _PART = 8 << 20  # larger files go up in parts of this size, each held in memory
 _VARIABLE = "GOOGLE_APPLICATION_CREDENTIALS"
 _ERRORS = {401: PermissionError, 403: PermissionError, 404: FileNotFoundError}
@@ -39,6 +42,15 @@ def _builtin_errors(ignore: int = 0) -> Iterator[None]:
         raise PermissionError(str(error)) from error
     except auth.GoogleAuthError as error:
         raise ValueError(f"{error}; set {_VARIABLE}") from error
+
+
+class _SmallBuffer(io.BytesIO):
+    """Takes a small object, whose size nothing tells before its bytes come."""
+
+    def write(self, data: Any) -> int:
+        if self.tell() + len(data) > _SMALL:
+            raise OSError(errno.EFBIG, "it is too large to be read at once")
+        return super().write(data)
 
 
 def _find_error(status: int, text: str) -> Exception:
@@ -83,8 +95,9 @@ class Driver:
     def read_object(self, name: str) -> tuple[bytes, str]:
         """Return a small object whole, and its etag."""
         blob = self._get_blob(name)
-        data = blob.download_as_bytes(raw_download=True, retry=None)
-        return data, str(blob.generation)
+        buffer = _SmallBuffer()
+        blob.download_to_file(buffer, raw_download=True, retry=None)
+        return buffer.getvalue(), str(blob.generation)
 
     @_builtin_errors()
     def write_object(

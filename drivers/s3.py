@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import threading
@@ -11,6 +12,7 @@ from contextlib import closing, contextmanager
 from typing import Any
 
 _CHUNK = 1 << 20  # bytes written to a sink at a time
+_SMALL = 64 << 20  # what is larger is not read at once
 _PART = 16 << 20  # larger files go up in parts of at least this size
 _ERRORS = {401: PermissionError, 403: PermissionError, 404: FileNotFoundError}
 _ERRORS.update({408: ConnectionError, 412: FileExistsError, 429: ConnectionError})
@@ -98,6 +100,8 @@ class Driver:
         """Return a small object whole, and its etag."""
         answer = self.client.get_object(Bucket=self.bucket, Key=name)
         with closing(answer["Body"]) as body:
+            if answer["ContentLength"] > _SMALL:
+                raise OSError(errno.EFBIG, "it is too large to be read at once")
             return body.read(), answer["ETag"]
 
     def write_object(

@@ -3,6 +3,7 @@
 The subclass says how to make the driver, and how to look at its store without it.
 """
 
+import errno
 import hashlib
 import json
 import pickle
@@ -151,6 +152,12 @@ class DriverContract:
     def test_what_is_written_is_in_the_store_to_the_byte(self, driver, data):
         driver.write_object(data, "a/b")
         assert self.get("a/b") == data
+
+    def test_an_object_that_is_not_small_is_not_read_at_once(self, driver):
+        self.put("a/b", bytes((64 << 20) + 1))
+        with pytest.raises(OSError) as caught:
+            driver.read_object("a/b")
+        assert caught.value.errno == errno.EFBIG
 
     def test_an_unconditional_write_always_replaces(self, driver):
         driver.write_object(b"1", "a/b", if_match=None)

@@ -4,6 +4,7 @@ import importlib
 import os
 from contextlib import ExitStack
 
+import hypothesis
 import pytest
 from servers import ServerError
 from stores import STORES, LocalStore
@@ -12,6 +13,9 @@ from stub_server import StubServer
 import modelkit_assets
 
 pytest.register_assert_rewrite("contract")
+# a busy machine is no failure
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 SETTINGS = ("MODELKIT_", "STORAGE_", "ASSETS_DIR", "AWS_", "S3_", "GOOGLE_", "AZURE_")
 

@@ -108,7 +108,7 @@ def test_whatever_an_object_holds_reading_it_raises_our_errors_alone(
     folder = write_tree(tmp_path / "folder", {"canary": SECRET})
     whole, before = store.read_objects(), snapshot(source)
 
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=60)
     @given(as_bytes(documents))
     def check(data):
         store.write_object(name, data)
@@ -135,7 +135,6 @@ def test_no_path_of_a_manifest_leads_outside(tmp_path, store, key, path):
     assert snapshot(folder) == before
 
 
-@settings(deadline=None)
 @given(as_bytes(DOCUMENT))
 def test_whatever_a_marker_holds_a_hit_is_a_hit(data):
     with tempfile.TemporaryDirectory() as folder:
@@ -197,7 +196,7 @@ def check_names(world, use, *free):
     ready += [text.replace("/", "\\") for text in ready]
     ready += [str(world / "canary"), str(world.parent / "x/0.0")]
 
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=150)
     @given(HOSTILE | st.sampled_from(ready))
     def check(text):
         use(text)
@@ -288,7 +287,7 @@ def test_what_a_source_is_called_never_leads_outside(world):
     segments = SEGMENT.filter(lambda name: "\0" not in name)
     names = st.lists(segments, min_size=1, max_size=3).map("\\".join)
 
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=60)
     @given(st.lists(names, min_size=1, max_size=3, unique=True))
     def check(names):
         source = Path(tempfile.mkdtemp(dir=world / "current"))

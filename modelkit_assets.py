@@ -2407,12 +2407,12 @@ def _read_sizes(marker: str) -> dict[str, int] | None:
     """
     try:
         with open(marker, "rb") as file:
-            data = file.read()
-        files = json.loads(data).get("files", ()) if data else ()
+            data = file.read(_MAX_DOCUMENT + 1)
+        files = _read_json(data, marker).get("files", ()) if data else ()
         sizes = {file["path"]: file["size"] for file in files}
         fit = all(not path or is_contained(path) for path in sizes)
         return sizes if fit else None
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+    except (OSError, ValueError, TypeError, KeyError):
         return None
 
 

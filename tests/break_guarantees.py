@@ -89,7 +89,7 @@ GUARANTEES = (
         "the containment check of names and parts",
         'encodable and "\\0" not in path and all(map(_is_plain_segment, segments))',
         "True",
-        ("tests/test_manifest.py", "tests/test_bad_input.py", "-m", "not server"),
+        ("tests/test_hostile.py", "tests/test_manifest.py"),
     ),
     Guarantee(
         "the containment check of links",

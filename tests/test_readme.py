@@ -42,6 +42,14 @@ def test_the_first_command_runs_the_main_job_and_prints_what_is_shown(project, e
     assert printed == shown
 
 
+def test_the_tests_that_attack_the_promises_are_there():
+    named = re.findall(r"`(test_\w+\.py)`: `(test_\w+)`", TEXT)
+    assert len(named) > 15
+    for file, test in named:
+        source = (ROOT / "tests" / file).read_text(encoding="utf-8")
+        assert f"def {test}(" in source, test
+
+
 def test_the_python_example_runs(project, environ):
     (block,) = find_blocks("python")
     (project / "model").mkdir()

@@ -197,7 +197,7 @@ def is_green(tests: tuple[str, ...], broken: Guarantee | None = None) -> bool:
         if broken:
             break_line(copy / broken.file, broken)
         command = [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider"]
-        command += ["--basetemp", str(Path(folder, "temporary")), *tests]
+        command += ["-n", "0", "--basetemp", str(Path(folder, "temporary")), *tests]
         done = subprocess.run(command, cwd=copy, capture_output=True, text=True)
     if done.returncode not in (0, 1):
         raise RuntimeError(f"{tests}: {done.stdout}{done.stderr}")

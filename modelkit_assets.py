@@ -2613,10 +2613,11 @@ class AssetsManager:
 
         None where there is no store and modelkit wrote the marker.
         """
-        path = self.find_path(spec)
-        manifest = self._cache.read_marker(path) if path else None
-        if path is None and self._is_offline:
+        path = self._cache.get_path(spec)
+        state = self._cache.look_up(path)
+        if state == "absent" and self._is_offline:
             raise self._find_local_error(spec)
+        manifest = None if state == "absent" else self._cache.read_marker(path)
         return manifest if manifest or self._is_offline else self._read(spec)
 
     def remove(self, spec: AssetSpec | str, dry_run: bool = False) -> list[AssetSpec]:

@@ -1,5 +1,6 @@
 """A driver as anybody may write one: a store in a dict, for as long as the process."""
 
+import errno
 import hashlib
 import threading
 
@@ -28,6 +29,8 @@ class Driver:
             if name not in self.objects:
                 raise FileNotFoundError(f"no object {name!r}")
             data = self.objects[name]
+        if len(data) > 64 << 20:
+            raise OSError(errno.EFBIG, "it is too large to be read at once")
         return data, hashlib.sha256(data).hexdigest()
 
     def write_object(self, data, name, *, if_match=None):

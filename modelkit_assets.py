@@ -28,6 +28,7 @@ import sys
 import threading
 import time
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar, cast
 
 try:
@@ -82,7 +83,12 @@ Item = TypeVar("Item")
 MANIFEST_FORMAT = 1
 SUCCESS = ".SUCCESS"  # what modelkit calls its markers
 
+_OWN = ".modelkit-assets"  # begins the names of our own files, where others' lie too
+_PARTIAL = f"{_OWN}.partial"  # the marker of a copy of which only some files are there
+
 _CHUNK = 1 << 20  # bytes read, hashed and written at a time
+_PART = 16 << 20  # larger files come in ranges of this size, and packs in such pieces
+_GAP = 64 << 10  # what may be read in vain between two files of a pack
 _SMALL_OBJECT = 1 << 20  # up to this size a local object's etag is its digest
 _MAX_SEGMENT = 255  # characters of a file name that file systems hold
 _MAX_PATH = 1024  # characters; no object's name may be longer in S3, GCS or Azure
@@ -96,6 +102,7 @@ _REMOTE_IDLE_S = 60.0  # another host's staging, untouched for so long, is nobod
 _ABANDONED_S = 24 * 3600.0  # nobody's staging is reclaimed after this, by any download
 _STOP_GRACE_S = 5.0  # how long an interrupt waits for transfers under way
 _MAX_SWAPS = 16
+_MANY_FILES = 50  # more than these are worth a pack
 _EMPTY_SHA256 = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 
 # ------------------------------------------------------------------- errors
@@ -675,12 +682,8 @@ class AssetSpec:
         """Parse a spec, in time linear in its length; InvalidAssetSpecError if none."""
         if not isinstance(text, str):
             raise InvalidAssetSpecError(text)
-        name, bracket, part = text.partition("[")
-        name, colon, version = name.partition(":")
-        if (colon and not version) or (bracket and (len(part) < 2 or part[-1] != "]")):
-            raise InvalidAssetSpecError(text)
-        sub_part = part[:-1] if bracket else None
-        return cls(name, version=version, sub_part=sub_part, versioning=versioning)
+        system = find_versioning_system(versioning)
+        return cast(AssetSpec, cast(Any, _parse_spec)(cls, text, system))
 
     @classmethod
     def check_name_valid(cls, name: str) -> None:
@@ -756,6 +759,16 @@ class AssetSpec:
 
     def __repr__(self) -> str:
         return f"AssetSpec({str(self)!r})"
+
+
+@lru_cache(maxsize=1000)  # or the parsing would take a third of a hit's 20 µs
+def _parse_spec(cls: Any, text: str, system: Any) -> Any:
+    name, bracket, part = text.partition("[")
+    name, colon, version = name.partition(":")
+    if (colon and not version) or (bracket and (len(part) < 2 or part[-1] != "]")):
+        raise InvalidAssetSpecError(text)
+    sub_part = part[:-1] if bracket else None
+    return cls(name, version=version, sub_part=sub_part, versioning=system)
 
 
 def _restore_spec(
@@ -836,12 +849,14 @@ class ManifestFile(NamedTuple):
     path        POSIX, relative to the asset; `""` in a file asset
     size        bytes; None where modelkit published it
     sha256      lower-case hexadecimal; None likewise
+    offset      where its bytes begin in a pack; None in an asset that is not packed
     """
 
     path: str
     size: int | None = None
     sha256: str | None = None
     executable: bool = False
+    offset: int | None = None
 
     @classmethod
     def from_entry(cls, entry: Any) -> ManifestFile:
@@ -850,12 +865,18 @@ class ManifestFile(NamedTuple):
         _require(type(file.size) is int and file.size >= 0, "a size that is no number")
         _require(bool(_SHA256.fullmatch(entry["sha256"])), "a sha256 that is none")
         _require(isinstance(file.executable, bool), "an executable that is no bool")
+        fit = file.offset is None or type(file.offset) is int and file.offset >= 0
+        _require(fit, "an offset that is no number")
         return file
 
     def to_entry(self) -> dict[str, object]:
         """Write the entry of `files`."""
         entry = self._asdict()
-        return {key: entry[key] for key in entry if entry[key] is not False}
+        return {
+            key: value
+            for key, value in entry.items()
+            if value is not None and value is not False
+        }
 
 
 class Manifest(NamedTuple):
@@ -904,6 +925,19 @@ class Manifest(NamedTuple):
         document = {**self.document, "files": [file.to_entry() for file in files]}
         return self._replace(files=tuple(files), document=document)
 
+    def with_pack(self) -> Manifest:
+        """Return the manifest of the same folder as one object, a tar."""
+        end, files = (
+            sum(len(_tar_header(f"{one}/")) for one in self.empty_directories),
+            [],
+        )
+        for file in self.files:
+            offset = end + len(_tar_header(file.path, file))
+            files.append(file._replace(offset=offset))
+            end = offset + _fill_block(file.size or 0)
+        manifest = self._replace(document={**self.document, "pack": "tar"})
+        return manifest.with_files(files)
+
     @classmethod
     def from_json(cls, data: bytes, object_name: str) -> Manifest:
         """Read a `.meta` object or a marker, ours or modelkit's.
@@ -923,7 +957,9 @@ class Manifest(NamedTuple):
         _require(isinstance(is_directory, bool), "an is_directory that is no bool")
         parse_date(document["push_date"])
         _require(document.get("format", 1) == MANIFEST_FORMAT, "a newer format")
-        _require(not document.get("pack"), "a pack, which this version cannot read")
+        is_packed = "pack" in document
+        fit = not is_packed or document["pack"] == "tar" and is_directory
+        _require(fit, "a pack that is no tar of a folder")
         paths = document["contents"] if is_directory else [""]
         empty = document.get("empty_directories", [])
         _require(
@@ -937,18 +973,26 @@ class Manifest(NamedTuple):
             files = tuple(map(ManifestFile.from_entry, document["files"]))
             same = sorted(file.path for file in files) == sorted(paths)
             _require(same, "files that are not the contents")
+        _check_offsets(files, is_packed)
         return cls(is_directory, files, tuple(empty), document)
 
     def to_json(self) -> bytes:
         """Write the manifest as its `.meta` object or marker holds it."""
         return json.dumps(self.document).encode()
 
-    def has_part(self, part: str) -> bool:
-        """Tell whether a part is a file or folder of a directory asset."""
-        paths = (*(file.path for file in self.files), *self.empty_directories)
-        return self.is_directory and any(
-            f"{path}/".startswith(f"{part}/") for path in paths
-        )
+    @property
+    def is_packed(self) -> bool:
+        """Tell whether the files lie in one object, a tar."""
+        return "pack" in self.document
+
+    def get_part(self, part: str) -> Manifest:
+        """Return the manifest of a file or folder of it alone; of all for `""`.
+
+        It has no files and no folders where there is no such part.
+        """
+        files = tuple(one for one in self.files if is_below(one.path, part))
+        empty = tuple(one for one in self.empty_directories if is_below(one, part))
+        return self._replace(files=files, empty_directories=empty)
 
     def has_same_content(self, other: Manifest) -> bool:
         """Tell whether two manifests describe the same files, to the byte."""
@@ -957,6 +1001,38 @@ class Manifest(NamedTuple):
     def describe(self) -> dict[str, Any]:
         """Return the JSON object as modelkit does, with `push_date` as a datetime."""
         return {**self.document, "push_date": parse_date(self.document["push_date"])}
+
+
+def _tar_header(path: str, file: ManifestFile | None = None) -> bytes:
+    """Return what stands before a file's bytes in a tar, or for an empty folder."""
+    import tarfile
+
+    info = tarfile.TarInfo(path)
+    if file:
+        info.size, info.mode = file.size or 0, 0o755 if file.executable else 0o644
+    else:
+        info.type, info.mode = tarfile.DIRTYPE, 0o755
+    return info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
+
+
+def _fill_block(size: int) -> int:
+    return -(-size // 512) * 512  # as a tar does
+
+
+def is_below(path: str, part: str) -> bool:
+    """Tell whether a path is a part, or lies in it; all do in the part `""`."""
+    return not part or f"{path}/".startswith(f"{part}/")
+
+
+def _check_offsets(files: Iterable[ManifestFile], is_packed: bool) -> None:
+    """Raise ValueError unless just a pack's files have offsets, and none overlap."""
+    end = 0
+    for file in sorted(files, key=lambda file: file.offset or 0):
+        _require(
+            (file.offset is not None) == is_packed, "an offset missing, or needless"
+        )
+        _require(not is_packed or (file.offset or 0) >= end, "files that overlap")
+        end = (file.offset or 0) + (file.size or 0)
 
 
 def _require(condition: bool, otherwise: str) -> None:
@@ -970,7 +1046,8 @@ def _check_paths(files: Sequence[str], empty: Sequence[str]) -> None:
     _require(len(paths) == len(files) + len(empty), "a path twice")
     for path in paths:
         fit = isinstance(path, str) and is_contained(path)
-        _require(fit and path.split("/")[0] != SUCCESS, f"the path {_shorten(path)}")
+        fit = fit and path.split("/")[0] not in (SUCCESS, _PARTIAL)
+        _require(fit, f"the path {_shorten(path)}")
     # NUL comes before all that a path may hold: what lies below a file comes next to it
     ordered = sorted(path.replace("/", "\0") for path in paths)
     nested = (low.startswith(f"{high}\0") for high, low in zip(ordered, ordered[1:]))
@@ -1065,6 +1142,9 @@ class StorageDriver(Protocol):
     def upload_object(self, path: str, name: str) -> None:
         """Upload a file, in bounded memory."""
 
+    def copy_object(self, source: str, name: str) -> None:
+        """Copy an object within the store. Optional: without it, files are uploaded."""
+
     def iterate_objects(self, prefix: str) -> Iterator[str]:
         """Yield the names below a prefix, page by page: `a` does not yield `ab/c`."""
 
@@ -1075,7 +1155,6 @@ class StorageDriver(Protocol):
         """Return what people call the object."""
 
 
-_OWN = ".modelkit-assets"  # begins the names of a local store's own files
 # a link that somebody planted there must not lead us to another file
 _LOCK_FLAGS = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
 _replacing = threading.Lock()
@@ -1136,7 +1215,7 @@ class LocalDriver:
     ) -> None:
         """Write an object's bytes from start on to the sink."""
         with self._open(name) as file:
-            file.seek(start)
+            file.seek(min(start, os.fstat(file.fileno()).st_size))
             left = sys.maxsize if length is None else length
             while left > 0 and (data := file.read(min(_CHUNK, left))):
                 sink.write(data)
@@ -1144,11 +1223,14 @@ class LocalDriver:
 
     def upload_object(self, path: str, name: str) -> None:
         """Copy a file to its object."""
-        import shutil
-
         with self._staged(name) as (staged, target):
-            shutil.copyfile(path, staged)
+            copy_file(path, staged)
             os.replace(staged, target)
+
+    def copy_object(self, source: str, name: str) -> None:
+        """Copy an object within the store."""
+        self._open(source).close()
+        self.upload_object(self._path(source), name)
 
     def iterate_objects(self, prefix: str = "") -> Iterator[str]:
         """Yield the names below a prefix; what comes meanwhile may be missed."""
@@ -1282,6 +1364,18 @@ def _windows_lock(descriptor: int, wait: bool) -> None:
     windows.locking(descriptor, windows.LK_LOCK if wait else windows.LK_NBLCK, 1)
 
 
+def copy_file(source: str, target: str) -> None:
+    """Copy a file's bytes, without moving them where the disk can share them."""
+    import shutil
+
+    try:
+        with open(source, "rb") as one, open(target, "wb") as other:
+            # FICLONE: https://man7.org/linux/man-pages/man2/ioctl_ficlone.2.html
+            fcntl.ioctl(other, 0x40049409, one.fileno())
+    except (OSError, AttributeError):
+        shutil.copyfile(source, target)
+
+
 def _token() -> str:
     return os.urandom(6).hex()
 
@@ -1366,28 +1460,164 @@ class _Stopped(Exception):
     """Another transfer of the same job failed, or the user interrupted."""
 
 
-class _Sink:
-    """Write and hash what a driver reads, and never more than there may be."""
+class _Span(NamedTuple):
+    """What one request brings: a range of an object, and the files that lie in it.
 
-    def __init__(
-        self, object_name: str, file: IO[bytes], size: int | None, advance: Progress
-    ) -> None:
-        import hashlib
+    length   bytes; None for the whole of an object whose size nobody knows
+    files    each with where it begins in the object; a large file lies in several spans
+    """
 
-        self.hash, self.written = hashlib.sha256(), 0
-        self._object_name, self._file = object_name, file
-        self._size, self._advance = size, advance
+    object_name: str
+    start: int
+    length: int | None
+    files: tuple[tuple[int, ManifestFile], ...]
+
+
+def plan_spans(
+    object_name: str, manifest: Manifest, files: Iterable[ManifestFile]
+) -> list[_Span]:
+    """Return the requests that bring these files of a version, none of them empty.
+
+    A large file is brought by several, neighbours in a pack by one.
+    """
+    spans: list[_Span] = []
+    for file in sorted(files, key=lambda file: file.offset or 0):
+        begin, size = file.offset or 0, file.size
+        name = object_name if manifest.is_packed else _join(object_name, file.path)
+        if size is None:
+            spans.append(_Span(name, 0, None, ((0, file),)))
+        elif manifest.is_packed and size and spans and _is_next(file, spans[-1]):
+            last = spans.pop()
+            length, both = begin + size - last.start, (*last.files, (begin, file))
+            spans.append(last._replace(length=length, files=both))
+        else:
+            for start in range(0, size, _PART):
+                length = min(_PART, size - start)
+                spans.append(_Span(name, begin + start, length, ((begin, file),)))
+    return spans
+
+
+def _is_next(file: ManifestFile, span: _Span) -> bool:
+    """Tell whether a span of a pack may go on to the end of a file."""
+    begin, end = file.offset or 0, (file.offset or 0) + (file.size or 0)
+    is_near = begin - (span.start + (span.length or 0)) <= _GAP
+    return is_near and span.start <= span.files[-1][0] and end - span.start <= _PART
+
+
+class _SpanSink:
+    """Writes a span's bytes into its files, and hashes those that lie in it whole.
+
+    got        the files that came, with the sizes and digests that they have
+    is_whole   whether its files lie in it whole
+    """
+
+    def __init__(self, span: _Span, root: str, advance: Progress) -> None:
+        self.written, self.got = 0, list[ManifestFile]()
+        self._span, self._root, self._advance = span, root, advance
+        self._waiting = list(span.files)[::-1]
+        self._file: IO[bytes] | None = None
+        # else they are one that is large, which lies in several
+        self.is_whole = len(span.files) > 1 or span.length in (
+            None,
+            span.files[0][1].size,
+        )
 
     def write(self, data: bytes) -> None:
+        at, left = self._span.start + self.written, memoryview(data)
         self.written += len(data)
-        if self._size is not None and self.written > self._size:
-            raise AssetIntegrityError(self._object_name, f"{self._size} bytes", "more")
+        if self._span.length is not None and self.written > self._span.length:
+            size = f"{self._span.length} bytes"
+            raise AssetIntegrityError(self._span.object_name, size, "more")
+        while left and self._waiting:
+            begin, file = self._waiting[-1]
+            if at < begin:  # a header of the pack
+                length = min(begin - at, len(left))
+            else:
+                length = min(len(left), begin + (file.size or sys.maxsize) - at)
+                self._put(left[:length], file, at - begin)
+            at, left = at + length, left[length:]
+            if file.size and at == begin + file.size:
+                self.finish()
+        self._advance(len(data))
+
+    def _put(self, data: memoryview, file: ManifestFile, position: int) -> None:
+        path = local_path(self._root, file.path)
         try:
+            if self._file is None:
+                self._open(path, position)
+            assert self._file
             self._file.write(data)
         except OSError as error:  # not to be mistaken for the store's
-            raise AssetsDirError(self._file.name, error.strerror) from error
-        self.hash.update(data)
-        self._advance(len(data))
+            raise AssetsDirError(path, error.strerror) from error
+        if self.is_whole:
+            self._hash.update(data)
+
+    def _open(self, path: str, position: int) -> None:
+        import hashlib
+
+        self._hash = hashlib.sha256()
+        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0)
+        # of a large file other ranges may be there already
+        flags |= os.O_TRUNC if self.is_whole else 0
+        self._file = os.fdopen(os.open(path, flags, 0o666), "r+b")
+        self._file.seek(position)
+
+    def finish(self) -> None:
+        """Close the present file, if any, which is complete or will never be."""
+        if self._file is None and self._span.length is None and not self.written:
+            self._put(memoryview(b""), self._span.files[0][1], 0)
+        if self._file is None:
+            return
+        _, file = self._waiting.pop()
+        path, size = local_path(self._root, file.path), self._file.tell()
+        try:
+            self._file.close()
+        except OSError as error:
+            raise AssetsDirError(path, error.strerror) from error
+        finally:
+            self._file = None
+        if self.is_whole:
+            got = file._replace(size=size, sha256=self._hash.hexdigest())
+            self.got.append(got)
+
+
+class _LargeFile:
+    """A file that comes in several spans, hashed in order beside their transfer.
+
+    Which ranges have come is written to a journal, for a download to go on from.
+    """
+
+    def __init__(self, file: ManifestFile, path: str, come: set[int]) -> None:
+        import hashlib
+
+        self.file, self._path, self._come = file, path, come
+        self._hash, self._hashed, self._hashing = hashlib.sha256(), 0, threading.Lock()
+
+    def add(self, start: int, advance: Progress) -> None:
+        """Take it that the range from start on has come."""
+        self._come.add(start)
+        self.hash_on(advance)
+
+    def hash_on(self, advance: Progress) -> None:
+        """Hash the ranges that come next, unless another thread does."""
+        while self._hashed in self._come and self._hashing.acquire(blocking=False):
+            try:
+                with open(self._path, "rb", buffering=0) as file:
+                    file.seek(self._hashed)
+                    while self._hashed in self._come:
+                        left = min(_PART, (self.file.size or 0) - self._hashed)
+                        self._hashed += left
+                        while left > 0 and (data := file.read(min(_CHUNK, left))):
+                            self._hash.update(data)
+                            left -= len(data)
+                            advance(0)
+            finally:
+                self._hashing.release()
+
+    def get_result(self) -> ManifestFile:
+        """Return the file with the size and digest that it has."""
+        size = os.path.getsize(self._path) if self._hashed else 0
+        return self.file._replace(size=size, sha256=self._hash.hexdigest())
 
 
 class _Transfer:
@@ -1502,59 +1732,58 @@ class _Transfer:
             return StorageAccessError(object_name, error)
         return StorageDriverError(f"{object_name!r}: {error}")
 
-    def download(self, object_name: str, path: str, file: ManifestFile) -> ManifestFile:
-        """Download one file, and return it with the size and digest that it has.
-
-        AssetIntegrityError where that is not what it should be, twice.
-        """
-        try:
-            return self._download_once(object_name, path, file)
-        except AssetIntegrityError as error:
-            _logger().warning("%s: downloading it once more", error)
-            return self._download_once(object_name, path, file)
-
-    def _download_once(
-        self, object_name: str, path: str, file: ManifestFile
-    ) -> ManifestFile:
-        with open(path, "wb", buffering=_CHUNK) as target:
-            got = self._read_into(target, object_name, file)
-        if file.executable:
-            mode = os.stat(path).st_mode
-            os.chmod(path, mode | (mode & 0o444) >> 2)  # for those who may read
-        return got
-
-    def _read_into(
-        self, target: IO[bytes], object_name: str, file: ManifestFile
-    ) -> ManifestFile:
-        sink = _Sink(object_name, target, file.size, self.advance)
-
-        def go_on() -> None:
-            start = sink.written
-            self.driver.download_object(object_name, sink, start)
-            if start and start == sink.written and not file.sha256:
-                # all had come before, so that failed for a checksum of the store's
-                raise AssetIntegrityError(object_name, "its checksum", "another")
-
-        if file.sha256 != _EMPTY_SHA256:  # of which nothing needs to be asked
-            self.retry(object_name, go_on, lambda: sink.written)
-        got = file._replace(size=sink.written, sha256=sink.hash.hexdigest())
-        if file.sha256 and got != file:
-            expected = f"{file.size} bytes with SHA-256 {file.sha256}"
-            size_and_digest = f"{got.size} bytes with {got.sha256}"
-            raise AssetIntegrityError(object_name, expected, size_and_digest)
-        return got
-
     def is_in_store(self, object_name: str, file: ManifestFile) -> bool:
         """Tell whether an object has a file's size and digest, which reads it."""
+        span = _Span(object_name, 0, None, ((0, file._replace(path="", size=None)),))
+        sink = _SpanSink(span, os.devnull, self.advance)
+        driver = self.driver
         try:
-            driver = self.driver
             size, _ = self.retry(object_name, lambda: driver.stat_object(object_name))
-            with open(os.devnull, "wb") as nowhere:
-                return size == file.size and bool(
-                    self._read_into(nowhere, object_name, file)
-                )
-        except (ObjectDoesNotExistError, AssetIntegrityError):
+            if size == file.size:
+                self.read(span, sink)
+        except ObjectDoesNotExistError:
             return False
+        return [one.sha256 for one in sink.got] == [file.sha256]
+
+    def upload(self, path: str, object_name: str) -> None:
+        """Upload a file."""
+        self.retry(object_name, lambda: self.driver.upload_object(path, object_name))
+
+    def read(self, span: _Span, sink: _SpanSink) -> None:
+        """Read a span into its sink, going on where it broke off."""
+        name, whole = span.object_name, span.length
+        is_object = not span.start and span.files[0][1].offset is None
+        if is_object and sink.is_whole:
+            whole = None  # and what is longer than it should be is seen
+
+        def attempt() -> None:
+            before = sink.written
+            left = None if whole is None else whole - before
+            self.driver.download_object(name, sink, span.start + before, left)
+            if 0 < before == sink.written and not span.files[0][1].sha256:
+                # all had come before, so that failed for a checksum of the store's
+                raise AssetIntegrityError(name, "its checksum", "another")
+
+        try:
+            self.retry(name, attempt, lambda: sink.written)
+        finally:
+            sink.finish()
+
+    def copy(
+        self, files: Iterable[ManifestFile], copies: dict[str, str], root: str
+    ) -> list[ManifestFile]:
+        """Copy what lies elsewhere, by digest, to below root; return what is right."""
+
+        def copy(file: ManifestFile) -> ManifestFile:
+            path = local_path(root, file.path)
+            with suppress(OSError):  # where it has gone meanwhile
+                copy_file(copies[file.sha256 or ""], path)
+                if file.executable:
+                    _make_executable(path)
+            return file
+
+        found = self.run(copy, [one for one in files if one.sha256 in copies])
+        return self.find_right(found, root)
 
     def find_right(
         self, files: Iterable[ManifestFile], root: str
@@ -1574,6 +1803,116 @@ class _Transfer:
         return [file for file in self.run(check, files) if file]
 
 
+class _Download:
+    """The download of files below a folder, going on from where a killed one was."""
+
+    def __init__(self, transfer: _Transfer, root: str) -> None:
+        self._transfer, self._root = transfer, root
+        self._journal = f"{root}.ranges"
+        self._come = _read_journal(self._journal)
+        self._noting = threading.Lock()
+
+    def get_begun(self, file: ManifestFile) -> set[int]:
+        """Return where the ranges begin that came of a large file."""
+        size, come = file.size or 0, self._come.get(file.path, ())
+        if size <= _PART or not os.path.isfile(local_path(self._root, file.path)):
+            return set()
+        # whatever stands in the journal
+        return {at for at in come if type(at) is int and at in range(0, size, _PART)}
+
+    def fetch(
+        self, object_name: str, manifest: Manifest, files: Sequence[ManifestFile]
+    ) -> dict[str, ManifestFile]:
+        """Return the files, by path, with the sizes and digests with which they came.
+
+        AssetIntegrityError where these are not what they should be, twice.
+        """
+        got = self._fetch_once(object_name, manifest, files)
+        wrong = [one for one in files if not _is_right(one, got)]
+        if wrong:
+            text = "%d files of %r came wrong, %r first: downloading them once more"
+            _logger().warning(text, len(wrong), object_name, wrong[0].path)
+            for file in wrong:
+                self._come.pop(file.path, None)
+                with suppress(FileNotFoundError):
+                    os.unlink(local_path(self._root, file.path))
+            got.update(self._fetch_once(object_name, manifest, wrong))
+        for file in wrong:
+            if not _is_right(file, got):
+                name = _join(object_name, file.path)
+                came = got.get(file.path, file._replace(size=0, sha256="no digest"))
+                expected = f"{file.size} bytes with SHA-256 {file.sha256}"
+                expected = expected if file.sha256 else "what the store's checksum says"
+                size_and_digest = f"{came.size} bytes with {came.sha256}"
+                raise AssetIntegrityError(name, expected, size_and_digest)
+        return got
+
+    def _fetch_once(
+        self, object_name: str, manifest: Manifest, files: Sequence[ManifestFile]
+    ) -> dict[str, ManifestFile]:
+        begun = {file.path: self.get_begun(file) for file in files}
+        large = {
+            file.path: _LargeFile(
+                file, local_path(self._root, file.path), set(begun[file.path])
+            )
+            for file in files
+            if (file.size or 0) > _PART
+        }
+        advance = self._transfer.advance
+
+        def fetch(span: _Span) -> list[ManifestFile]:
+            begin, file = span.files[0]
+            sink = _SpanSink(span, self._root, advance)
+            try:
+                self._transfer.read(span, sink)
+            except AssetIntegrityError:
+                return []  # as if nothing had come
+            if not sink.is_whole and sink.written == span.length:
+                self._note(file.path, span.start - begin)
+                large[file.path].add(span.start - begin, advance)
+            return sink.got
+
+        spans = [
+            span
+            for span in plan_spans(object_name, manifest, files)
+            if span.start - span.files[0][0] not in begun[span.files[0][1].path]
+        ]
+        came = [file for some in self._transfer.run(fetch, spans) for file in some]
+        for one in large.values():
+            one.hash_on(advance)
+            came.append(one.get_result())
+        for file in files:
+            path = local_path(self._root, file.path)
+            if file.size == 0:
+                open(path, "wb").close()
+                came.append(file._replace(sha256=_EMPTY_SHA256))
+            if file.executable:
+                _make_executable(path)
+        return {file.path: file for file in came}
+
+    def _note(self, path: str, start: int) -> None:
+        with self._noting, open(self._journal, "a", encoding="utf-8") as file:
+            file.write(json.dumps([path, start]) + "\n")
+
+
+def _is_right(file: ManifestFile, got: dict[str, ManifestFile]) -> bool:
+    """Tell whether a file came as it should, as far as its manifest knows that."""
+    came = got.get(file.path)
+    return came is not None and (not file.sha256 or came == file)
+
+
+def _read_journal(path: str) -> dict[str, set[int]]:
+    """Return where the ranges begin that came of each large file, by its path."""
+    come: dict[str, set[int]] = {}
+    with suppress(OSError), open(path, encoding="utf-8", errors="replace") as file:
+        for line in file:
+            # the last line of a killed process
+            with suppress(ValueError, TypeError, RecursionError):
+                part, start = json.loads(line)
+                come.setdefault(part, set()).add(start)
+    return come
+
+
 def hash_file(path: str, advance: Progress) -> str:
     """Return a file's SHA-256 in hexadecimal, reading it in bounded memory."""
     import hashlib
@@ -1584,6 +1923,11 @@ def hash_file(path: str, advance: Progress) -> str:
             digest.update(data)
             advance(len(data))
     return digest.hexdigest()
+
+
+def _make_executable(path: str) -> None:
+    mode = os.stat(path).st_mode
+    os.chmod(path, mode | (mode & 0o444) >> 2)  # for those who may read
 
 
 def _random() -> float:
@@ -1602,7 +1946,7 @@ class _Source(NamedTuple):
     stamps: dict[str, tuple[str, tuple[int, ...]]]
 
 
-def _read_source(top: str, transfer: _Transfer) -> _Source:
+def _read_source(top: str, transfer: _Transfer, pack: bool) -> _Source:
     """Find and hash all that is to be published; InvalidSourceError if it cannot be."""
 
     def describe(part: str) -> ManifestFile:
@@ -1626,11 +1970,33 @@ def _read_source(top: str, transfer: _Transfer) -> _Source:
     if not files:
         raise InvalidSourceError(top, "it holds no files")
     manifest = Manifest.create("" not in found, files, empty)
+    if pack and not manifest.is_directory:
+        raise InvalidSourceError(top, "only a folder can be packed")
+    manifest = manifest.with_pack() if pack else manifest
     if not _is_readable(manifest.to_json()):
         raise InvalidSourceError(
             top, f"{len(files)} files are more than a manifest holds"
         )
     return _Source(top, manifest, found)
+
+
+def _write_pack(source: _Source, path: str, advance: Progress) -> ManifestFile:
+    """Write a packed source's tar, and return its size and digest."""
+    manifest = source.manifest
+    with open(path, "wb") as pack:
+        for part in manifest.empty_directories:
+            pack.write(_tar_header(f"{part}/"))
+        for file in manifest.files:
+            file_path, stamp = source.stamps[file.path]
+            pack.write(_tar_header(file.path, file))
+            with open(file_path, "rb") as one:
+                while data := one.read(_CHUNK):
+                    pack.write(data)
+                    advance(0)
+            _check_unchanged(file_path, stamp)
+            pack.write(bytes(_fill_block(stamp[0]) - stamp[0]))
+        pack.write(bytes(2 * 512))
+    return ManifestFile("", os.path.getsize(path), hash_file(path, advance))
 
 
 def _walk_source(top: str) -> Iterator[tuple[str, tuple[str, tuple[int, ...]]]]:
@@ -1659,6 +2025,8 @@ def _walk_source(top: str) -> Iterator[tuple[str, tuple[str, tuple[int, ...]]]]:
             )
         else:
             names = sorted(os.listdir(path), reverse=True)
+            if not part and _PARTIAL in names:
+                raise InvalidSourceError(top, "it is a copy that is not complete")
             if not part and SUCCESS in names:
                 _check_marker(os.path.join(path, SUCCESS))
                 names.remove(SUCCESS)
@@ -1803,16 +2171,19 @@ class StorageProvider:
         name: str,
         version: str | None = None,
         dry_run: bool = False,
+        *,
+        pack: bool = False,
     ) -> str:
         """Publish a file or folder as a new asset, and return its version.
 
         AssetAlreadyExistsError where the asset has a version. dry_run writes nothing.
+        pack makes one object of a folder, a tar, which modelkit 0.1.3 cannot read.
         """
         check_new_name(name)
         spec = AssetSpec(name, version=version)
         if self._list_versions(name):
             raise AssetAlreadyExistsError(name)
-        version = self._push(asset_path, spec, [], False, dry_run)
+        version = self._push(asset_path, spec, [], False, dry_run, pack)
         if not dry_run:
             self._commit(spec, version, is_new=True)
         return version
@@ -1825,29 +2196,37 @@ class StorageProvider:
         *,
         bump_major: bool = False,
         dry_run: bool = False,
+        pack: bool = False,
     ) -> str:
         """Publish a file or folder as an asset's next version, and return that.
 
         version may be complete, or name the major to count up. AssetDoesNotExistError
-        where the asset is not there yet. dry_run writes nothing.
+        where the asset is not there yet. dry_run writes nothing. pack: as of `new`.
         """
         spec = AssetSpec(name, version=version)
         listed = self._list_versions(name)
         if listed is None:
             raise AssetDoesNotExistError(name, hint="publish it first with `new`")
-        version = self._push(asset_path, spec, listed, bump_major, dry_run)
+        version = self._push(asset_path, spec, listed, bump_major, dry_run, pack)
         if not dry_run:
             self._commit(spec, version, is_new=False)
         return version
 
     def push(
-        self, asset_path: StrPath, name: str, version: str, dry_run: bool = False
+        self,
+        asset_path: StrPath,
+        name: str,
+        version: str,
+        dry_run: bool = False,
+        *,
+        pack: bool = False,
     ) -> None:
         """Upload a version without listing it, so that only a pinned spec finds it."""
         spec = AssetSpec(name, version=version)
         if not spec.is_version_complete():
             raise InvalidVersionError(version, "a push takes a complete version")
-        self._push(asset_path, spec, self._list_versions(name) or [], False, dry_run)
+        listed = self._list_versions(name) or []
+        self._push(asset_path, spec, listed, False, dry_run, pack)
 
     def download(self, name: str, version: str, destination: StrPath) -> dict[str, Any]:
         """Download a version to destination/NAME/VERSION; return its `path` and `meta`.
@@ -1873,28 +2252,30 @@ class StorageProvider:
         manifest: Manifest,
         root: str,
         on_progress: Progress | None = None,
+        copies: dict[str, str] | None = None,
     ) -> Manifest:
         """Download a version's files below root, but those that are right already.
 
+        copies: paths of files that are at hand, by SHA-256, which are copied instead.
         Returns the manifest with the sizes and digests of the files as they are now.
         """
         object_name = self.get_object_name(name, version)
         transfer = self._transfer(on_progress)
+        download = _Download(transfer, root)
         files = {file.path: file for file in manifest.files}
-        for file in transfer.find_right(manifest.files, root):
+        ended = [one for one in manifest.files if not download.get_begun(one)]
+        for file in transfer.find_right(ended, root):
             del files[file.path]
         if manifest.is_directory:
             folders = {part.rpartition("/")[0] for part in files}
             for part in ("", *folders, *manifest.empty_directories):
                 os.makedirs(local_path(root, part), exist_ok=True)
-        _check_free_space(root, sum(file.size or 0 for file in files.values()))
-        fetched = transfer.run(
-            lambda file: transfer.download(
-                _join(object_name, file.path), local_path(root, file.path), file
-            ),
-            files.values(),
-        )
-        files.update(zip(files, fetched))
+        begun = sum(len(download.get_begun(file)) for file in files.values()) * _PART
+        needed = sum(file.size or 0 for file in files.values())
+        _check_free_space(root, needed - begun)
+        for file in transfer.copy(list(files.values()), copies or {}, root):
+            del files[file.path]
+        files.update(download.fetch(object_name, manifest, list(files.values())))
         return manifest.with_files([files.get(one.path, one) for one in manifest.files])
 
     def is_right(self, manifest: Manifest, root: str, on_progress: Progress) -> bool:
@@ -1950,11 +2331,15 @@ class StorageProvider:
         listed: list[str],
         bump_major: bool,
         dry_run: bool,
+        pack: bool,
     ) -> str:
         """Claim a version and upload its data; return the version."""
         choose_next_version(spec, listed, bump_major)  # wrong? then before the hashing
         transfer = self._transfer()
-        source = _read_source(os.fspath(asset_path), transfer)
+        source = _read_source(os.fspath(asset_path), transfer, pack)
+        if not pack and len(source.manifest.files) > _MANY_FILES:
+            text = "%d files take a request each: --pack makes one object of them"
+            _logger().warning(text, len(source.manifest.files))
         taken, state = set(listed), "taken"
         while state == "taken":
             version = choose_next_version(spec, sorted(taken), bump_major)
@@ -1967,8 +2352,7 @@ class StorageProvider:
             if state == "taken":
                 taken |= {version, *(self._list_versions(spec.name) or ())}
         if not dry_run:
-            object_name = self.get_object_name(spec.name, version)
-            self._upload(source, object_name, transfer, state == "begun")
+            self._upload(source, spec.name, version, transfer, state == "begun", listed)
         return version
 
     def _claim(self, name: str, version: str, manifest: Manifest, dry_run: bool) -> str:
@@ -2032,26 +2416,81 @@ class StorageProvider:
             return None
 
     def _upload(
-        self, source: _Source, object_name: str, transfer: _Transfer, begun: bool
+        self,
+        source: _Source,
+        name: str,
+        version: str,
+        transfer: _Transfer,
+        begun: bool,
+        listed: list[str],
     ) -> None:
+        object_name = self.get_object_name(name, version)
+        earlier = self._find_objects(name, listed[0]) if listed else {}
+
         def upload(file: ManifestFile) -> None:
             path, stamp = source.stamps[file.path]
             target = _join(object_name, file.path)
             if not (begun and transfer.is_in_store(target, file)):
                 _check_unchanged(path, stamp)
                 try:
-                    transfer.retry(
-                        target, lambda: self.driver.upload_object(path, target)
-                    )
+                    if not self._copy_object(
+                        earlier.get(file.sha256), target, transfer
+                    ):
+                        transfer.upload(path, target)
                 finally:
                     _check_unchanged(path, stamp)
             transfer.advance(file.size or 0)
 
-        transfer.run(upload, source.manifest.files)
+        if source.manifest.is_packed:
+            self._upload_pack(source, object_name, transfer, begun)
+        else:
+            transfer.run(upload, source.manifest.files)
         with suppress(OSError):  # where it is gone
             if dict(_walk_source(source.top)) == source.stamps:
                 return
         raise SourceChangedError(source.top)
+
+    def _upload_pack(
+        self, source: _Source, object_name: str, transfer: _Transfer, begun: bool
+    ) -> None:
+        import tempfile
+
+        with tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, "pack.tar")
+            try:
+                pack = _write_pack(source, path, transfer.advance)
+            except OSError as error:
+                for file, stamp in filter(all, source.stamps.values()):
+                    _check_unchanged(file, stamp)
+                reason = f"no pack can be made in {folder!r}: {error.strerror}"
+                raise InvalidSourceError(source.top, reason) from error
+            if not (begun and transfer.is_in_store(object_name, pack)):
+                transfer.upload(path, object_name)
+
+    def _find_objects(self, name: str, version: str) -> dict[str | None, str]:
+        """Return a version's objects by SHA-256, where the store can copy objects."""
+        if not hasattr(self.driver, "copy_object"):
+            return {}
+        try:
+            manifest = self.read_manifest(name, version)
+        except (ObjectDoesNotExistError, AssetIntegrityError):
+            return {}
+        files = () if manifest.is_packed else manifest.files
+        object_name = self.get_object_name(name, version)
+        return {file.sha256: _join(object_name, file.path) for file in files}
+
+    def _copy_object(
+        self, source: str | None, target: str, transfer: _Transfer
+    ) -> bool:
+        """Tell whether the store made a copy of an object itself."""
+        if not source:
+            return False
+        try:
+            transfer.retry(target, lambda: self.driver.copy_object(source, target))
+        except StorageDriverError as error:  # too large, or not allowed
+            _logger().info("uploading %r, as it cannot be copied: %s", target, error)
+            return False
+        return True
 
     def _commit(self, spec: AssetSpec, version: str, is_new: bool) -> None:
         """List a version, keeping whatever others list at the same time."""
@@ -2159,6 +2598,10 @@ def decide_fetch(state: str, provider: bool, force: bool) -> str:
     return "hit" if state == "whole" else "check"
 
 
+class _CopyVanished(Exception):
+    """Another process took away the copy that files were to be put in."""
+
+
 class _Cache:
     """The assets dir: where assets and markers lie, and how they come to be there."""
 
@@ -2197,24 +2640,38 @@ class _Cache:
         return state
 
     def _look_closer(self, path: str, part: str) -> str:
-        if not os.path.exists(path):
+        is_partial = _is_partial(path)
+        # of a partial copy, what is there is whole, and the rest has yet to come
+        there = os.path.exists(local_path(path, part if is_partial else ""))
+        if not there or is_partial and not part:
             return "absent"
         try:
-            return "whole" if self.check_sizes(path, part) else "unmarked"
+            is_marked = self.check_sizes(path, part)
+            otherwise = "absent" if is_partial else "unmarked"
+            return "whole" if is_marked else otherwise
         except AssetIntegrityError:
-            return "damaged"
+            return "absent" if is_partial else "damaged"
 
     def check_sizes(self, path: str, part: str) -> bool:
         """Tell whether a copy has a marker; AssetIntegrityError if not its sizes."""
-        sizes = _read_sizes(_marker_path(path, os.path.isdir(path)))
-        for file, size in (sizes or {}).items():
-            if f"{file}/".startswith(f"{part}/") or not part:
-                target = local_path(path, file)
-                self.require_inside(target)
-                got = _get_size(target)
-                if got != size:
-                    raise AssetIntegrityError(target, f"{size} bytes", got)
-        return sizes is not None
+        marker = _find_marker(path)
+        sizes = _read_sizes(marker)
+        below = {
+            file: (sizes or {})[file] for file in sizes or () if is_below(file, part)
+        }
+        for file, size in below.items():
+            target = local_path(path, file)
+            self.require_inside(target)
+            got, size = _get_size(target), (sizes or {})[file]
+            if got != size and (size is not None or isinstance(got, str)):
+                raise AssetIntegrityError(target, f"{size} bytes", got)
+        is_known = bool(below) or not marker.endswith(_PARTIAL)
+        return sizes is not None and is_known
+
+    def may_hold(self, folder: str, version: str, part: str) -> bool:
+        """Tell whether a version is no partial copy, or one that has the part."""
+        path = os.path.join(folder, version)
+        return not _is_partial(path) or self.look_up(path, part) == "whole"
 
     def require_inside(self, path: str) -> None:
         """Raise AssetIntegrityError where a link leads a path out of the assets dir."""
@@ -2325,6 +2782,7 @@ class _Cache:
                 left = os.path.join(taken, "data")
                 if key and wanted and not (os.path.lexists(data) or _has_links(left)):
                     os.rename(left, data)
+                    os.rename(f"{left}.ranges", f"{data}.ranges")
             _remove_tree(taken)
 
     def iterate_copies(self) -> Iterator[tuple[str, list[str]]]:
@@ -2351,7 +2809,23 @@ class _Cache:
 
     def is_marked(self, path: str) -> bool:
         """Tell whether a version has a marker, which says that we downloaded it."""
-        return os.path.exists(_marker_path(path, os.path.isdir(path)))
+        return os.path.exists(_find_marker(path))
+
+    def find_files(self, name: str) -> dict[str, str]:
+        """Return where an asset's cached files are, by SHA-256, as markers have it."""
+        found: dict[str, str] = {}
+        for version in self.find_copies(name):
+            path = local_path(self.assets_dir, f"{name}/{version}")
+            marker = _find_marker(path)
+            with suppress(OSError, AssetIntegrityError), open(marker, "rb") as data:
+                for file in Manifest.from_json(data.read(), marker).files:
+                    target = local_path(path, file.path)
+                    # a partial copy names others too, and some may be damaged
+                    fit = is_inside(target, self.assets_dir)
+                    fit = fit and _get_size(target) == file.size
+                    if file.sha256 and fit:
+                        found[file.sha256] = target
+        return found
 
     def remove(self, spec: AssetSpec) -> None:
         """Delete the copy of a pinned spec, and its marker: readers see it vanish."""
@@ -2389,6 +2863,37 @@ class _Cache:
             self.mark(path, manifest, folder)
         swap_in(data, path, old)
 
+    def publish_part(
+        self, folder: str, path: str, manifest: Manifest, part: Manifest
+    ) -> None:
+        """Make staged files visible in a copy of their version, marked as partial.
+
+        _CopyVanished where another process, without our lock, takes that away.
+        """
+        data, bare = os.path.join(folder, "data"), os.path.join(folder, "bare")
+        self.require_inside(os.path.dirname(path))
+        os.makedirs(bare)
+        with open(os.path.join(bare, _PARTIAL), "wb") as marker:
+            marker.write(manifest.to_json())
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with suppress(OSError):  # where there is one
+            os.rename(bare, path)
+        try:
+            for file in part.files:
+                self._make_folders(path, file.path.rpartition("/")[0])
+                os.replace(local_path(data, file.path), local_path(path, file.path))
+            for empty in part.empty_directories:
+                self._make_folders(path, empty)
+        except FileNotFoundError as error:
+            raise _CopyVanished from error
+
+    def _make_folders(self, root: str, part: str) -> None:
+        """Make folders below root, which is there: a new one would have no marker."""
+        if part:
+            self._make_folders(root, part.rpartition("/")[0])
+            with suppress(FileExistsError):
+                os.mkdir(local_path(root, part))
+
 
 _active_staging: set[str] = set()  # this process's own
 
@@ -2400,27 +2905,48 @@ def _marker_path(path: str, is_directory: bool) -> str:
     return os.path.join(folder, f".{name}{SUCCESS}")
 
 
-def _read_sizes(marker: str) -> dict[str, int] | None:
+def _find_marker(path: str) -> str:
+    """Return where a copy's marker is, or would be."""
+    if _is_partial(path):
+        return os.path.join(path, _PARTIAL)
+    return _marker_path(path, os.path.isdir(path))
+
+
+def _is_partial(path: str) -> bool:
+    """Tell whether only some files of a folder are there."""
+    whole, partial = os.path.join(path, SUCCESS), os.path.join(path, _PARTIAL)
+    return not os.path.exists(whole) and os.path.exists(partial)
+
+
+def _read_sizes(marker: str) -> dict[str, object] | None:
     """Return the files' sizes that a marker knows; None where it is no marker.
 
     There are none in modelkit's, which is empty. This reads no more than a hit needs.
+    Of a partial copy, the empty folders are among them, as `_get_size` has them.
     """
     try:
         with open(marker, "rb") as file:
             data = file.read(_MAX_DOCUMENT + 1)
-        files = _read_json(data, marker).get("files", ()) if data else ()
-        sizes = {file["path"]: file["size"] for file in files}
+        document = _read_json(data, marker) if data else {}
+        sizes: dict[str, object] = {}
+        if marker.endswith(_PARTIAL):
+            sizes.update(dict.fromkeys(document.get("empty_directories", ()), _NO_FILE))
+        sizes.update(dict.fromkeys(document.get("contents", ())))  # as modelkit knows
+        sizes.update({file["path"]: file["size"] for file in document.get("files", ())})
         fit = all(not path or is_contained(path) for path in sizes)
         return sizes if fit else None
     except (OSError, ValueError, TypeError, KeyError):
         return None
 
 
+_NO_FILE = "no file"
+
+
 def _get_size(path: str) -> object:
     """Return a file's size in bytes, or what there is instead."""
     with suppress(FileNotFoundError, NotADirectoryError):
         status = os.stat(path)
-        return status.st_size if stat.S_ISREG(status.st_mode) else "no file"
+        return status.st_size if stat.S_ISREG(status.st_mode) else _NO_FILE
     return "nothing"
 
 
@@ -2589,7 +3115,8 @@ class AssetsManager:
         if spec.is_version_complete():
             return spec
         versions = self._list_versions(spec)
-        if not versions and self._is_offline and spec.version:
+        offline = self._is_offline and not versions
+        if offline and (spec.version or self._cache.find_copies(spec.name)):
             raise LocalAssetDoesNotExistError(spec.name, spec.version, versions)
         if not versions:
             where = local_path(self.assets_dir, spec.name)
@@ -2680,17 +3207,26 @@ class AssetsManager:
             info.update(self._download(spec, path, bool(force)))
         if spec.sub_part:
             info["path"] = local_path(path, part)
+            if not (os.path.exists(info["path"]) or os.path.exists(path)):
+                return self._fetch_version(spec, force)  # it is being replaced
             _require_part(spec, os.path.exists(info["path"]))
         return info
 
     def _download(self, spec: AssetSpec, path: str, force: bool) -> dict[str, Any]:
         """Bring a version into the assets dir, unless another process has meanwhile."""
-        name, version = spec.name, cast(str, spec.version)
+        for _ in range(_MAX_SWAPS):
+            with suppress(_CopyVanished):
+                return self._download_once(spec, path, force)
+        raise AssetsDirError(path, "other processes take it away again and again")
+
+    def _download_once(self, spec: AssetSpec, path: str, force: bool) -> dict[str, Any]:
+        name, version, part = spec.name, cast(str, spec.version), spec.sub_part or ""
         provider = self._require_store("download")
         manifest = self._read(spec)
-        _require_part(spec, not spec.sub_part or manifest.has_part(spec.sub_part))
+        wanted = manifest.get_part(part)
+        _require_part(spec, bool(wanted.files or wanted.empty_directories) or not part)
         with self._cache.lock(name) as lock:
-            state = self._cache.look_up(path)
+            state = self._cache.look_up(path, part)
             action = decide_fetch(state, True, force)
             if action == "hit":
                 return {}
@@ -2703,8 +3239,15 @@ class AssetsManager:
                     return {}
                 _logger().info("downloading %s to %r", spec, path)
                 data = os.path.join(folder, "data")
-                manifest = provider.download_files(name, version, manifest, data, touch)
-                self._cache.publish(folder, path, manifest)
+                copies = {} if force else self._cache.find_files(name)
+                if part and state == "absent":
+                    provider.download_files(name, version, wanted, data, touch, copies)
+                    self._cache.publish_part(folder, path, manifest, wanted)
+                else:
+                    manifest = provider.download_files(
+                        name, version, manifest, data, touch, copies
+                    )
+                    self._cache.publish(folder, path, manifest)
         return {
             "from_cache": False,
             "meta": manifest.describe(),
@@ -2728,7 +3271,9 @@ class AssetsManager:
 
     def _list_versions(self, spec: AssetSpec) -> list[str]:
         if self._is_offline:
-            return spec.get_local_versions(local_path(self.assets_dir, spec.name))
+            folder, part = local_path(self.assets_dir, spec.name), spec.sub_part or ""
+            versions = spec.get_local_versions(folder)
+            return [one for one in versions if self._cache.may_hold(folder, one, part)]
         try:
             return self._require_store("list versions").get_versions_info(spec.name)
         except ObjectDoesNotExistError:
@@ -2768,7 +3313,8 @@ def _find_existing_path(text: str, assets_dir: str) -> str | None:
         for one in candidates
         if not one.startswith(root) or is_inside(one, assets_dir)
     )
-    return next(filter(os.path.exists, allowed), None)
+    whole = (one for one in allowed if not _is_partial(one))
+    return next(filter(os.path.exists, whole), None)
 
 
 def _check_apart(assets_dir: str, provider: StorageProvider) -> None:
@@ -2915,6 +3461,8 @@ def _add_settings(command: argparse.ArgumentParser, *options: str) -> None:
 def _add_publishing(command: argparse.ArgumentParser, target: str) -> None:
     command.add_argument("path", metavar="PATH", help="file or folder to publish")
     command.add_argument("spec", metavar=target, help="asset to publish it as")
+    text = "make one object of a folder, a tar: faster where there are many files"
+    command.add_argument("--pack", action="store_true", help=text)
     _add_consent(command)
     _add_settings(command, "--provider", "--bucket", "--prefix", "--versioning")
 
@@ -2959,7 +3507,8 @@ def _run_new(options: argparse.Namespace) -> int:
     check_new_name(spec.name)
     if not _confirm_publishing(options, f"the new asset {spec.name!r}", provider):
         return _fail("declined, nothing was published", 1)
-    version = provider.new(options.path, spec.name, dry_run=options.dry_run)
+    pack, dry_run = options.pack, options.dry_run
+    version = provider.new(options.path, spec.name, dry_run=dry_run, pack=pack)
     return _print_published(options, spec.name, version)
 
 
@@ -2970,10 +3519,8 @@ def _run_update(options: argparse.Namespace) -> int:
     what = f"the next version of {str(spec)!r}"
     if not _confirm_publishing(options, what, provider):
         return _fail("declined, nothing was published", 1)
-    bump_major, dry_run = options.bump_major, options.dry_run
-    version = provider.update(
-        options.path, spec.name, spec.version, bump_major=bump_major, dry_run=dry_run
-    )
+    how = {name: getattr(options, name) for name in ("bump_major", "dry_run", "pack")}
+    version = provider.update(options.path, spec.name, spec.version, **how)
     return _print_published(options, spec.name, version)
 
 

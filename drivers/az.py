@@ -121,6 +121,12 @@ class Driver:
         with open(path, "rb") as file:
             self._get_blob(name).upload_blob(file, overwrite=True, max_concurrency=4)
 
+    @_builtin_errors()
+    def copy_object(self, source: str, name: str) -> None:
+        """Copy an object within the store, of at most 256 MiB."""
+        url = self._get_blob(source).url  # with the signature, if any
+        self._get_blob(name).start_copy_from_url(url, requires_sync=True)
+
     def iterate_objects(self, prefix: str) -> Iterator[str]:
         """Yield the names below a prefix, page by page."""
         below = prefix.rstrip("/") + "/" if prefix else None

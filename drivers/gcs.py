@@ -135,6 +135,13 @@ class Driver:
         kind = "application/octet-stream"
         blob.upload_from_filename(path, content_type=kind, retry=retry)
 
+    @_builtin_errors()
+    def copy_object(self, source: str, name: str) -> None:
+        """Copy an object within the store."""
+        blob, token = self._get_blob(name), ""
+        while token is not None:
+            token = blob.rewrite(self._get_blob(source), token or None)[0]
+
     def iterate_objects(self, prefix: str) -> Iterator[str]:
         """Yield the names below a prefix, page by page."""
         below = prefix.rstrip("/") + "/" if prefix else None

@@ -3,8 +3,8 @@
     python tests/break_guarantees.py [WORD...]
 
 Not collected: a suite that stays green over a broken product is what this looks for.
-A word picks the guarantees whose names hold it. Each of them first runs unbroken, and
-must be green: a test that is always red would prove nothing.
+A word picks the guarantees whose names hold it. That the tests are green where nothing
+is broken is for the suite to show, before.
 """
 
 from __future__ import annotations
@@ -50,14 +50,14 @@ GUARANTEES = (
     ),
     Guarantee(
         "staging: nothing is visible before it is whole",
-        'data = os.path.join(folder, "data")\n                manifest = p',
-        "data = path\n                manifest = p",
+        'data = os.path.join(folder, "data")\n                copies =',
+        "data = path\n                copies =",
         ("tests/test_crashes.py", "-k", "killed_fetch and cold"),
     ),
     Guarantee(
         "the digest check",
-        "        if file.sha256 and got != file:",
-        "        if False:",
+        "(not file.sha256 or came == file)",
+        "True",
         ("tests/test_round_trips.py", "-k", "wrong_byte", "-m", "not server"),
     ),
     Guarantee(
@@ -80,9 +80,9 @@ GUARANTEES = (
     ),
     Guarantee(
         "the commit comes after the data",
-        "        if not dry_run:\n            object_name = self.get_object_name",
+        "        if not dry_run:\n            self._upload(source, spec.name,",
         "        if not dry_run:\n            self._commit(spec, version, False)\n"
-        "            object_name = self.get_object_name",
+        "            self._upload(source, spec.name,",
         ("tests/test_crashes.py", "-k", "killed_publication_is_never"),
     ),
     Guarantee(
@@ -117,8 +117,8 @@ GUARANTEES = (
     ),
     Guarantee(
         "a copy of another size is noticed",
-        "                if got != size:",
-        "                if False:",
+        "if got != size and (size is not None or isinstance(got, str)):",
+        "if False:",
         ("tests/test_cache.py", "-k", "size"),
     ),
     Guarantee(
@@ -153,7 +153,7 @@ GUARANTEES = (
     ),
     Guarantee(
         "only marked copies are deleted",
-        "        return os.path.exists(_marker_path(path, os.path.isdir(path)))",
+        "        return os.path.exists(_find_marker(path))",
         "        return True",
         ("tests/test_removal.py", "-k", "nothing_but or no_copy"),
     ),
@@ -169,22 +169,17 @@ GUARANTEES = (
 def main(words: list[str]) -> int:
     """Run all, two at a time; return 1 if a broken copy stayed green."""
     chosen = [one for one in GUARANTEES if all(word in one.name for word in words)]
-    tests = dict.fromkeys(one.tests for one in chosen)
+    failures = 0
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        green = dict(zip(tests, pool.map(is_green, tests)))
-        stays_green = pool.map(lambda one: is_green(one.tests, one), chosen)
-        failures = 0
-        for one, wrong in zip(chosen, stays_green):
-            text = "red" if green[one.tests] and not wrong else "GREEN: no test saw it"
-            text = text if green[one.tests] else "RED WITHOUT IT TOO"
-            failures += text != "red"
-            print(f"{one.name}: {text}", flush=True)
+        for one, is_unseen in zip(chosen, pool.map(stays_green, chosen)):
+            failures += is_unseen
+            print(f"{one.name}: {'GREEN, no test saw it' if is_unseen else 'red'}")
     print(f"{len(chosen) - failures} passed, {failures} failed")
     return 1 if failures or not chosen else 0
 
 
-def is_green(tests: tuple[str, ...], broken: Guarantee | None = None) -> bool:
-    """Tell whether tests pass on a copy; RuntimeError where they cannot be run."""
+def stays_green(guarantee: Guarantee) -> bool:
+    """Tell whether its tests pass on a copy in which its line is broken."""
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder, "copy")
         copy.mkdir()
@@ -194,13 +189,13 @@ def is_green(tests: tuple[str, ...], broken: Guarantee | None = None) -> bool:
                 shutil.copytree(source, copy / name, ignore=ignored)
             else:
                 shutil.copy2(source, copy / name)
-        if broken:
-            break_line(copy / broken.file, broken)
+        break_line(copy / guarantee.file, guarantee)
         command = [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider"]
-        command += ["-n", "0", "--basetemp", str(Path(folder, "temporary")), *tests]
+        command += ["-n", "0", "--basetemp", str(Path(folder, "temporary"))]
+        command += guarantee.tests
         done = subprocess.run(command, cwd=copy, capture_output=True, text=True)
     if done.returncode not in (0, 1):
-        raise RuntimeError(f"{tests}: {done.stdout}{done.stderr}")
+        raise RuntimeError(f"{guarantee.name}: {done.stdout}{done.stderr}")
     return done.returncode == 0
 
 

@@ -8,7 +8,7 @@ import hypothesis
 import pytest
 from servers import ServerError
 from stores import STORES, LocalStore
-from stub_server import StubServer
+from stub_server import StubServer, forward
 
 import modelkit_assets
 
@@ -83,6 +83,28 @@ def make_store(start_server, tmp_path_factory, monkeypatch):
         return store
 
     return make
+
+
+@pytest.fixture
+def make_proxied_store(make_store, stub, monkeypatch):
+    """Return a function that makes an empty store, which `stub` is a proxy of."""
+
+    def make(kind):
+        store = make_store(kind)
+        stub.script = forward(store.server.endpoint)
+        for variable, value in store.environ.items():
+            value = value.replace(store.server.endpoint, stub.endpoint)
+            monkeypatch.setenv(variable, value)
+        return store
+
+    return make
+
+
+@pytest.fixture
+def small_parts(monkeypatch):
+    """Let files of more than 64 KiB be large, and return that."""
+    monkeypatch.setattr(modelkit_assets, "_PART", 1 << 16)
+    return modelkit_assets._PART
 
 
 @pytest.fixture(params=STORES)

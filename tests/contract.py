@@ -235,6 +235,7 @@ class DriverContract:
             (8, 100, b"89"),
             (0, 100, b"0123456789"),
             (10, 5, b""),
+            (1 << 60, 5, b""),
         ],
     )
     def test_a_byte_range_is_downloaded_exactly(self, driver, start, length, expected):
@@ -285,6 +286,26 @@ class DriverContract:
         assert hashlib.sha256(stored).digest() == hashlib.sha256(data).digest()
         assert driver.stat_object("a/b c")[0] == len(data)
         assert source.read_bytes() == data
+
+    @pytest.mark.parametrize(
+        "data", [b"", b"content", BIG], ids=["empty", "small", "20 MiB"]
+    )
+    @pytest.mark.parametrize("name", ["a/b", "é/ü/日本", "a b/%41+#?"])
+    def test_an_object_is_copied_to_the_byte(self, driver, data, name):
+        self.put(name, data)
+        driver.copy_object(name, f"copy/{name}")
+        for one in (name, f"copy/{name}"):
+            stored = self.get(one)
+            assert hashlib.sha256(stored).digest() == hashlib.sha256(data).digest()
+        self.put(name, b"changed")
+        assert driver.stat_object(f"copy/{name}")[0] == len(data)
+
+    @pytest.mark.parametrize("name", ["a", "a/missing", "missing/b"])
+    def test_an_absent_object_is_not_copied(self, driver, name):
+        self.put("a/b", b"content")
+        with pytest.raises(FileNotFoundError):
+            driver.copy_object(name, "copy")
+        assert self.get("copy") is None
 
     # ------------------------------------------------------------------ names
 

@@ -1,0 +1,1 @@
+"""The benchmark; `__main__.py` says how to run it."""

@@ -2931,7 +2931,7 @@ def _read_sizes(marker: str) -> dict[str, object] | None:
         sizes: dict[str, object] = {}
         if marker.endswith(_PARTIAL):
             sizes.update(dict.fromkeys(document.get("empty_directories", ()), _NO_FILE))
-        sizes.update(dict.fromkeys(document.get("contents", ())))  # as modelkit knows
+            sizes.update(dict.fromkeys(document.get("contents", ())))  # as modelkit has
         sizes.update({file["path"]: file["size"] for file in document.get("files", ())})
         fit = all(not path or is_contained(path) for path in sizes)
         return sizes if fit else None

@@ -451,3 +451,22 @@ def test_threads_that_fetch_all_parts_and_the_whole_are_all_right(
         for part, path in outcome.get():
             check_part(path, part)
         check(local.bucket, assets_dir, [])
+
+
+def test_a_hit_whose_copy_is_moved_aside_just_then_looks_again(
+    local, source, manager, assets_dir, monkeypatch
+):
+    """As when another process puts the whole in the place of a partial copy."""
+    publish(local.bucket, source)
+    manager.fetch_asset(f"{SPEC}[a]")
+    look_up, aside = ma._Cache.look_up, [assets_dir / "aside"]
+
+    def look_and_move(cache, path, part=""):
+        state = look_up(cache, path, part)
+        if aside:
+            os.rename(path, aside.pop())
+        return state
+
+    monkeypatch.setattr(ma._Cache, "look_up", look_and_move)
+    path = manager.fetch_asset(f"{SPEC}[a]")
+    assert harness.read_tree(path) == {"": TREE["a"]}

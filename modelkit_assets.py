@@ -1602,17 +1602,20 @@ class _LargeFile:
         """Hash the ranges that come next, unless another thread does."""
         while self._hashed in self._come and self._hashing.acquire(blocking=False):
             try:
-                with open(self._path, "rb", buffering=0) as file:
-                    file.seek(self._hashed)
-                    while self._hashed in self._come:
-                        left = min(_PART, (self.file.size or 0) - self._hashed)
-                        self._hashed += left
-                        while left > 0 and (data := file.read(min(_CHUNK, left))):
-                            self._hash.update(data)
-                            left -= len(data)
-                            advance(0)
+                while self._hashed in self._come:
+                    self._hash_next(advance)
             finally:
                 self._hashing.release()
+
+    def _hash_next(self, advance: Progress) -> None:
+        left = min(_PART, (self.file.size or 0) - self._hashed)
+        with open(self._path, "rb", buffering=0) as file:
+            file.seek(self._hashed)
+            self._hashed += left
+            while left > 0 and (data := file.read(min(_CHUNK, left))):
+                self._hash.update(data)
+                left -= len(data)
+                advance(0)
 
     def get_result(self) -> ManifestFile:
         """Return the file with the size and digest that it has."""
@@ -2656,17 +2659,16 @@ class _Cache:
         """Tell whether a copy has a marker; AssetIntegrityError if not its sizes."""
         marker = _find_marker(path)
         sizes = _read_sizes(marker)
-        below = {
-            file: (sizes or {})[file] for file in sizes or () if is_below(file, part)
-        }
+        if sizes is None:
+            return False
+        below = {file: sizes[file] for file in sizes if is_below(file, part)}
         for file, size in below.items():
             target = local_path(path, file)
             self.require_inside(target)
-            got, size = _get_size(target), (sizes or {})[file]
+            got = _get_size(target)
             if got != size and (size is not None or isinstance(got, str)):
                 raise AssetIntegrityError(target, f"{size} bytes", got)
-        is_known = bool(below) or not marker.endswith(_PARTIAL)
-        return sizes is not None and is_known
+        return bool(below) or not marker.endswith(_PARTIAL)
 
     def may_hold(self, folder: str, version: str, part: str) -> bool:
         """Tell whether a version is no partial copy, or one that has the part."""
@@ -2838,12 +2840,18 @@ class _Cache:
                     os.rename(waste, os.path.join(folder, os.path.basename(waste)))
 
     def mark(self, path: str, manifest: Manifest, folder: str) -> None:
-        """Write the marker of what lies at the path, by way of a staging folder."""
+        """Write the marker of what lies at the path, by way of a staging folder.
+
+        _CopyVanished where another process, without our lock, has taken that away.
+        """
         staged, data = os.path.join(folder, "marker"), manifest.to_json()
         with open(staged, "wb") as file:
             # the digests that modelkit's manifest lacks may make it too large to read
             file.write(data if _is_readable(data) else b"")
-        os.replace(staged, _marker_path(path, manifest.is_directory))
+        try:
+            os.replace(staged, _marker_path(path, manifest.is_directory))
+        except FileNotFoundError as error:
+            raise _CopyVanished from error
 
     def publish(self, folder: str, path: str, manifest: Manifest) -> None:
         """Make a staged version visible, whole and marked.
@@ -3412,6 +3420,12 @@ def _get_main_parser() -> argparse.ArgumentParser:
         command.set_defaults(run=run)
         return command
 
+    _add_store_commands(add)
+    _add_cache_commands(add)
+    return parser
+
+
+def _add_store_commands(add: Callable[..., Any]) -> None:
     text = "publish a file or folder as a new asset"
     command = add(_run_new, text, "model.bin nlp/bert --yes")
     _add_publishing(command, "NAME")
@@ -3423,6 +3437,9 @@ def _get_main_parser() -> argparse.ArgumentParser:
     command = add(_run_list, "list the store's assets and versions", "'nlp/*'")
     command.add_argument("glob", metavar="GLOB", nargs="?", default="*")
     _add_settings(command, "--provider", "--bucket", "--prefix")
+
+
+def _add_cache_commands(add: Callable[..., Any]) -> None:
     text = "print the local path of each asset, downloaded if need be"
     command = add(_run_fetch, text, "nlp/bert:1 'nlp/bert:1.0[vocab.txt]'")
     _add_specs(command)
@@ -3444,7 +3461,6 @@ def _get_main_parser() -> argparse.ArgumentParser:
     command = add(_run_info, "show a version's manifest and where it is", "nlp/bert:1")
     command.add_argument("spec", metavar="SPEC", help="name[:version]")
     _add_settings(command, *_SETTINGS)
-    return parser
 
 
 def _add_settings(command: argparse.ArgumentParser, *options: str) -> None:

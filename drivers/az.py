@@ -7,12 +7,14 @@ import errno
 import os
 import re
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 _CHUNK = 4 << 20  # bytes of a request, both ways, and held in memory
 _SMALL = 64 << 20  # what is larger is not read at once
+_POLL_S = 0.2  # between questions whether a copy is done
 _VARIABLE = "AZURE_STORAGE_CONNECTION_STRING"
 _ERRORS = {401: PermissionError, 403: PermissionError, 404: FileNotFoundError}
 _ERRORS.update({408: ConnectionError, 412: FileExistsError, 429: ConnectionError})
@@ -123,9 +125,16 @@ class Driver:
 
     @_builtin_errors()
     def copy_object(self, source: str, name: str) -> None:
-        """Copy an object within the store, of at most 256 MiB."""
-        url = self._get_blob(source).url  # with the signature, if any
-        self._get_blob(name).start_copy_from_url(url, requires_sync=True)
+        """Copy an object within the store."""
+        blob, url = self._get_blob(name), self._get_blob(source).url
+        # not `requires_sync`, which would need a signature for the source:
+        # https://learn.microsoft.com/rest/api/storageservices/copy-blob-from-url
+        status = blob.start_copy_from_url(url)["copy_status"]
+        while status == "pending":
+            time.sleep(_POLL_S)
+            status = blob.get_blob_properties().copy.status
+        if status != "success":
+            raise OSError(f"the copy of {source!r} ended as {status!r}")
 
     def iterate_objects(self, prefix: str) -> Iterator[str]:
         """Yield the names below a prefix, page by page."""

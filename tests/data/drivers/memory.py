@@ -52,6 +52,9 @@ class Driver:
         with open(path, "rb") as file:
             self.write_object(file.read(), name)
 
+    def copy_object(self, source, name):
+        self.write_object(self.read_object(source)[0], name)
+
     def iterate_objects(self, prefix):
         with self.lock:
             names = sorted(self.objects)

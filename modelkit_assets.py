@@ -1582,10 +1582,7 @@ class _SpanSink:
 
 
 class _LargeFile:
-    """A file that comes in several spans, hashed in order beside their transfer.
-
-    Which ranges have come is written to a journal, for a download to go on from.
-    """
+    """A file that comes in several spans, hashed in order beside their transfer."""
 
     def __init__(self, file: ManifestFile, path: str, come: set[int]) -> None:
         import hashlib
@@ -1807,7 +1804,10 @@ class _Transfer:
 
 
 class _Download:
-    """The download of files below a folder, going on from where a killed one was."""
+    """The download of files below a folder, going on from where a killed one was.
+
+    Which ranges have come of large files is written to a journal beside the folder.
+    """
 
     def __init__(self, transfer: _Transfer, root: str) -> None:
         self._transfer, self._root = transfer, root
@@ -1885,12 +1885,12 @@ class _Download:
             one.hash_on(advance)
             came.append(one.get_result())
         for file in files:
-            path = local_path(self._root, file.path)
             if file.size == 0:
-                open(path, "wb").close()
+                open(local_path(self._root, file.path), "wb").close()
                 came.append(file._replace(sha256=_EMPTY_SHA256))
+        for file in came:
             if file.executable:
-                _make_executable(path)
+                _make_executable(local_path(self._root, file.path))
         return {file.path: file for file in came}
 
     def _note(self, path: str, start: int) -> None:

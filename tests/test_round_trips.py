@@ -339,6 +339,20 @@ def test_assets_are_listed_and_nothing_else(tmp_path, store, provider):
     ]
 
 
+@pytest.mark.parametrize("mode", [0o644, 0o755])
+def test_a_body_of_another_length_is_never_served(
+    tmp_path, store, provider, manager, mode
+):
+    (tmp_path / "file").write_bytes(b"12345")
+    (tmp_path / "file").chmod(mode)
+    provider.new(tmp_path / "file", "x")
+    for data in (b"12345678", b"123", b""):
+        store.write_object("modelkit-assets/x/0.0", data)
+        with pytest.raises(ma.AssetIntegrityError, match="x/0.0"):
+            manager.fetch_asset("x")
+        assert not os.path.exists(os.path.join(manager.assets_dir, "x", "0.0"))
+
+
 def test_a_wrong_byte_in_the_store_is_never_served(tmp_path, store, provider, manager):
     provider.new(write_tree(tmp_path / "source", {"a": b"1", "b": b"2"}), "x")
     store.write_object("modelkit-assets/x/0.0/b", b"3")

@@ -478,6 +478,7 @@ def fetch_beside_a_fork(store: Path, assets_dir: Path, gate: Any) -> str:
     reading, writing = os.pipe()
     with ThreadPoolExecutor(1) as pool:
         fetched = pool.submit(fetch_gated, store, assets_dir, gate)
+        gate.release()
         while not is_downloading(assets_dir):
             assert not fetched.done(), fetched.result()
         forked = os.fork()

@@ -83,10 +83,11 @@ def test_the_others_stay(assets_dir, tree, delete):
     assert list((assets_dir / ".cache" / "staging").iterdir()) == []
 
 
-@deletions
-@pytest.mark.parametrize("after", [False, True], ids=["just_before", "just_after"])
+@pytest.mark.parametrize(
+    ("delete", "after"), [(remove, False), (remove, True), (prune, False)]
+)
 def test_a_killed_deletion_leaves_all_or_nothing_and_can_be_completed(
-    tmp_path, store, assets_dir, tree, delete, after
+    store, assets_dir, tree, delete, after
 ):
     deaths = 0
     for _, folder in harness.each_death(assets_dir, delete, after):
@@ -102,14 +103,11 @@ def test_a_killed_deletion_leaves_all_or_nothing_and_can_be_completed(
     assert deaths > 5
 
 
-@deletions
-def test_a_deletion_that_overtakes_a_fetch_harms_neither(
-    store, assets_dir, tree, delete
-):
+def test_a_deletion_that_overtakes_a_fetch_harms_neither(store, assets_dir, tree):
     operation = functools.partial(fetch_again, store)
     overtaken = 0
     for folder, _, outcome in harness.each_overtaking(
-        assets_dir, operation, functools.partial(try_to, delete), flock=False,
+        assets_dir, operation, functools.partial(try_to, remove), flock=False,
         environ=ONE_WORKER,
     ):  # fmt: skip
         overtaken += 1
@@ -130,15 +128,14 @@ def try_to(delete, assets_dir: Path) -> None:
         delete(assets_dir)
 
 
-@deletions
 @pytest.mark.parametrize("again", [False, True], ids=["fetch", "forced"])
 def test_a_fetch_that_overtakes_a_deletion_harms_neither(
-    store, assets_dir, tree, delete, again
+    store, assets_dir, tree, again
 ):
     overtake = functools.partial(fetch_again if again else fetch, store)
     overtaken = 0
     for folder, path, outcome in harness.each_overtaking(
-        assets_dir, delete, overtake, flock=False
+        assets_dir, remove, overtake, flock=False
     ):
         overtaken += 1
         assert path == str(folder / NAME / "0.0")

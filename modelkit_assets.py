@@ -94,6 +94,7 @@ _MAX_SEGMENT = 255  # characters of a file name that file systems hold
 _MAX_PATH = 1024  # characters; no object's name may be longer in S3, GCS or Azure
 # of a manifest or `.versions`, so that 1 GB holds what it is read into: 400,000 files
 _MAX_DOCUMENT = 64 << 20  # bytes, as each driver's read_object has it too
+_MAX_BYTES = 1 << 44  # of an asset; some disks say that they have room for any number
 _MAX_VALUES = 2 << 20  # and commas and brackets, as JSON takes memory by the value
 _FIRST_DELAY_S, _MAX_DELAY_S = 0.1, 10.0  # back-off between attempts
 _LOCK_POLL_S = 0.05
@@ -974,6 +975,8 @@ class Manifest(NamedTuple):
             same = sorted(file.path for file in files) == sorted(paths)
             _require(same, "files that are not the contents")
         _check_offsets(files, is_packed)
+        size = sum(file.size or 0 for file in files)
+        _require(size <= _MAX_BYTES, f"{size} bytes, which is more than 16 TiB")
         return cls(is_directory, files, tuple(empty), document)
 
     def to_json(self) -> bytes:

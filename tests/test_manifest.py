@@ -171,6 +171,7 @@ BAD = {
     "size a text": of_entry(size="3"),
     "size a bool": of_entry(size=True),
     "size null": of_entry(size=None),
+    "size that no store holds": of_entry(size=1 << 60),
     "sha256 short": of_entry(sha256=SHA[:-1]),
     "sha256 long": of_entry(sha256=SHA + "0"),
     "sha256 upper-case": of_entry(sha256=SHA.upper()),

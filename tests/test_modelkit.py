@@ -3,7 +3,6 @@
 It brings packages of its own, so these run in an environment of theirs, see `.ci/run`.
 """
 
-import json
 import os
 import shutil
 import subprocess
@@ -11,7 +10,6 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import pytest
 from stores import AzuriteStore, GcsStore, LocalStore, MotoStore
@@ -21,15 +19,23 @@ import modelkit_assets as ma
 
 pytest.importorskip("modelkit.assets.manager", reason="it is the extra `modelkit`")
 
-import filelock  # noqa: E402
-import modelkit.assets.cli  # noqa: E402
-import modelkit.assets.errors  # noqa: E402
-import modelkit.assets.manager  # noqa: E402
-import modelkit.assets.remote  # noqa: E402
-from click.testing import CliRunner  # noqa: E402
+from modelkit.assets import errors  # noqa: E402
+from sides import (  # noqa: E402
+    MODELKIT,
+    NAME,
+    OURS,
+    PREFIX,
+    SIDES,
+    fetch,
+    list_versions,
+    make_content,
+    put_in_store,
+    read,
+    run_command,
+    write,
+)
 
 ROOT = Path(__file__).parent.parent
-NAME, PREFIX = "nlp/thing", "modelkit-assets"
 VERSIONS = {  # the earliest first
     "major_minor": ["0.0", "0.1", "1.0"],
     "simple_date": ["2021-11-14T18-00-00Z", "2021-11-15T17-31-06Z"],
@@ -37,26 +43,6 @@ VERSIONS = {  # the earliest first
 PARTS = ("config.json", "nested", "nested/deep/vocab.txt")
 WAIT_S = 60
 
-
-class Side(NamedTuple):
-    """One of the two programs, by the names that both have."""
-
-    module: str
-    AssetsManager: Any
-    StorageProvider: Any
-    lock_error: type
-
-
-OURS = Side(
-    "modelkit_assets", ma.AssetsManager, ma.StorageProvider, ma.AssetLockTimeoutError
-)
-MODELKIT = Side(
-    "modelkit.assets.manager",
-    modelkit.assets.manager.AssetsManager,
-    modelkit.assets.remote.StorageProvider,
-    filelock.Timeout,
-)
-SIDES = [pytest.param(OURS, id="ours"), pytest.param(MODELKIT, id="modelkit")]
 OTHERS = [
     pytest.param(MODELKIT, OURS, id="modelkit-ours"),
     pytest.param(OURS, MODELKIT, id="ours-modelkit"),
@@ -94,30 +80,6 @@ def versions(request, monkeypatch):
     return VERSIONS[request.param]
 
 
-def make_content(kind, label):
-    """Return what a version holds: bytes, or {path: bytes}."""
-    if kind == "file":
-        return label.encode() * 1000
-    return {
-        "config.json": b"{}",
-        "empty.txt": b"",
-        "nested/deep/a b.txt": b"a b",
-        "nested/deep/vocab.txt": label.encode() * 1000,
-        "nested/data.bin": bytes(range(256)),
-    }
-
-
-def write(path, content):
-    path.write_bytes(content) if isinstance(content, bytes) else write_tree(
-        path, content
-    )
-    return str(path)
-
-
-def read(path):
-    return read_tree(path) if os.path.isdir(path) else Path(path).read_bytes()
-
-
 def write_store(tmp_path, side, kind, versions):
     """Publish each version with one of the two, by the very same calls."""
     for version in versions:
@@ -125,43 +87,6 @@ def write_store(tmp_path, side, kind, versions):
         provider = side.StorageProvider()
         publish = provider.new if version == versions[0] else provider.update
         publish(source, NAME, version)
-
-
-def put_in_store(store, kind, versions):
-    """Write what modelkit lays out for these versions, past both programs."""
-    objects = {f"{NAME}.versions": json.dumps({"versions": versions[::-1]}).encode()}
-    for version in versions:
-        content = make_content(kind, version)
-        meta = {"push_date": "2021-11-14T18:00:00+00:00", "is_directory": False}
-        if kind == "file":
-            objects[f"{NAME}/{version}"] = content
-        else:
-            meta.update(is_directory=True, contents=sorted(content))
-            objects.update(
-                {f"{NAME}/{version}/{part}": content[part] for part in content}
-            )
-        objects[f"{NAME}/{version}.meta"] = json.dumps(meta).encode()
-    for name, data in objects.items():
-        store.write_object(f"{PREFIX}/{name}", data)
-
-
-def run_command(side, command, *arguments):
-    """Run `new` or `update` of one of the two, and agree to what it asks."""
-    if side is OURS:
-        assert ma.main([command, *arguments, "--yes"]) == 0
-    else:
-        cli = modelkit.assets.cli.assets_cli
-        done = CliRunner().invoke(cli, [command, *arguments], input="y\n")
-        assert done.exit_code == 0, done.output
-
-
-def list_versions(store):
-    return json.loads(store.read_object(f"{PREFIX}/{NAME}.versions"))["versions"]
-
-
-def fetch(side, assets_dir, spec, **how):
-    manager = side.AssetsManager(str(assets_dir))
-    return manager.fetch_asset(spec, return_info=True, **how)
 
 
 # ------------------------------------------------------------------- one, the other
@@ -344,7 +269,7 @@ def test_we_complete_a_copy_that_modelkit_left_half_done(store, tmp_path, assets
     path = f"{PREFIX}/{NAME}/0.0/nested/deep/a b.txt"
     data = store.read_object(path)
     os.remove(store.bucket / path)
-    with pytest.raises(modelkit.assets.errors.ObjectDoesNotExistError):
+    with pytest.raises(errors.ObjectDoesNotExistError):
         fetch(MODELKIT, assets_dir, NAME)
     left = read(assets_dir / NAME / "0.0")
     assert left and left != make_content("directory", "0.0"), "it leaves a half"
@@ -361,7 +286,7 @@ def test_modelkit_reads_a_pack_that_we_unpacked_and_is_not_fooled_by_one_in_a_st
     content = make_content("directory", "0.0")
     source = write(tmp_path / "source", content)
     ma.StorageProvider().new(source, NAME, pack=True)
-    with pytest.raises(modelkit.assets.errors.ObjectDoesNotExistError):
+    with pytest.raises(errors.ObjectDoesNotExistError):
         fetch(MODELKIT, assets_dir, NAME)
     assert read(fetch(OURS, assets_dir, NAME)["path"]) == content
     info = fetch(MODELKIT, assets_dir, NAME)

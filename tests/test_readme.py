@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+import modelkit_assets
+
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -57,3 +59,34 @@ def test_the_python_example_runs(project, environ):
     for folder in ("store", "assets"):
         (project / folder).mkdir()
     subprocess.run([sys.executable, "-c", block], cwd=project, env=environ, check=True)
+
+
+def read_moving_table():
+    """Return (module, names, what they have become here) of each row of names."""
+    section = TEXT.partition("## Moving from modelkit\n")[2].partition("\n## ")[0]
+    rows, module = [], ""
+    for cells in re.findall(r"^\| (.*)\| (.*) \| (.*) \|$", section, re.MULTILINE):
+        first, names, new = (re.findall("`([^`]+)`", cell) for cell in cells)
+        if first and not first[0].startswith("modelkit"):
+            break
+        module = first[0] if first else module
+        if cells[2].startswith("the same"):
+            new = names
+        if names:
+            rows.append((module, names, new))
+    return rows
+
+
+def test_each_name_that_one_of_modelkits_has_become_exists():
+    rows = read_moving_table()
+    assert len(rows) > 15
+    commands = modelkit_assets._get_main_parser().format_help()
+    for module, _, new in rows:
+        assert new
+        for name in new:
+            if " " in module:
+                assert f"\n    {name} " in commands, name
+            elif name.startswith("drivers/"):
+                assert "class Driver:" in (ROOT / name).read_text(encoding="utf-8")
+            else:
+                assert name in (*modelkit_assets.__all__, "Driver"), name

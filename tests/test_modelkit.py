@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from stores import AzuriteStore, GcsStore, LocalStore, MotoStore
+from stub_server import Faulty, nth
 from trees import read_tree, snapshot, write_tree
 
 import modelkit_assets as ma
@@ -303,15 +304,17 @@ def test_while_one_downloads_the_other_waits(
 ):
     store = make_proxied_store(MotoStore)
     put_in_store(store, "file", ["0.0"])
-    let_through, begun, go_on = stub.script, threading.Event(), threading.Event()
+    begun, go_on = threading.Event(), threading.Event()
 
-    def hold_data_back(request):
-        if request.method == "GET" and request.target.endswith("/0.0"):
-            begun.set()
-            assert go_on.wait(WAIT_S)
-        return let_through(request)
+    def hold_back(request, script):
+        begun.set()
+        assert go_on.wait(WAIT_S)
+        return script(request)
 
-    stub.script = hold_data_back
+    def is_data(request):
+        return request.method == "GET" and request.target.endswith("/0.0")
+
+    stub.script = Faulty(stub.script, hold_back, nth(1, is_data))
     code = f"from {holder.module} import AssetsManager as A; A().fetch_asset('{NAME}')"
     child = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
     try:
@@ -326,5 +329,4 @@ def test_while_one_downloads_the_other_waits(
         child.wait()
     info = fetch(waiter, assets_dir, f"{NAME}:0.0")
     assert info["from_cache"] and read(info["path"]) == make_content("file", "0.0")
-    gets = [one for one in stub.requests if one.method == "GET"]
-    assert sum(one.target.endswith("/0.0") for one in gets) == 1
+    assert sum(map(is_data, stub.requests)) == 1

@@ -9,6 +9,7 @@ import inspect
 import json
 import os
 import pkgutil
+import re
 import shutil
 import threading
 import time
@@ -17,7 +18,7 @@ from pathlib import Path
 import pytest
 from stores import AzuriteStore, LocalStore, MotoStore
 from stub_server import Answer, Faulty, nth
-from test_readme import read_moving_table
+from test_readme import TEXT, read_moving_table
 from trees import read_tree, write_tree
 
 import modelkit_assets as ma
@@ -88,22 +89,6 @@ def read_version(store, version):
 # ------------------------------------------------------------------- names
 
 
-def list_names():
-    """Return {path of a name of modelkit: its module, what it has become here}."""
-    return {
-        f"{module}.{name}": (module, new[0])
-        for module, names, new in read_moving_table()
-        for name in names
-        if " " not in module
-    }
-
-
-def find_in_modelkit(path):
-    """Return what a dotted path of modelkit names."""
-    module, _, name = path.rpartition(".")
-    return getattr(importlib.import_module(module), name)
-
-
 def test_the_table_has_the_names_of_modelkits_assets_and_no_other():
     found = set()
     package = importlib.import_module("modelkit.assets")
@@ -113,12 +98,29 @@ def test_the_table_has_the_names_of_modelkits_assets_and_no_other():
             is_kind = inspect.isclass(value) or inspect.isfunction(value)
             if is_own and is_kind and name[0] != "_":
                 found.add(f"{module.name}.{name}")
-    assert found - INTERNAL == set(list_names())
+    named = {
+        f"{module}.{name}"
+        for module, names, _ in read_moving_table()
+        for name in names
+        if " " not in module
+    }
+    assert found - INTERNAL == named
 
 
 def test_the_table_has_the_commands_of_modelkits_assets_and_no_other():
     (names,) = [names for module, names, _ in read_moving_table() if " " in module]
     assert set(names) == set(modelkit.assets.cli.assets_cli.commands)
+
+
+def test_the_environment_variables_of_modelkits_assets_are_settings_here():
+    folder = Path(importlib.import_module("modelkit.assets").__path__[0])
+    sources = "".join(path.read_text() for path in folder.rglob("*.py"))
+    used = set(
+        re.findall(r"\"((?:MODELKIT|AWS|S3|AZURE|GOOGLE)_[A-Z0-9_]+)\"", sources)
+    )
+    assert len(used) > 10
+    settings = TEXT.partition("## Settings")[2].partition("\n## ")[0]
+    assert used <= set(re.findall("`([A-Z0-9_]+)`", settings))
 
 
 SAME = [
@@ -565,3 +567,44 @@ def test_specs_are_made_by_keywords_alone():
     with pytest.raises(TypeError):
         ma.AssetSpec(NAME, "major_minor", "1.0")
     assert ma.AssetSpec(NAME, versioning="major_minor", version="1.0").version == "1.0"
+
+
+def test_paths_that_we_return_are_absolute(store, assets_dir, monkeypatch):
+    put_in_store(store, "file", ["0.0"])
+    monkeypatch.chdir(assets_dir.parent)
+    for side, is_absolute in ((OURS, True), (MODELKIT, False)):
+        path = fetch(side, assets_dir.name, NAME)["path"]
+        assert os.path.isabs(path) == is_absolute
+
+
+# ------------------------------------------------------------------- what is not read
+
+
+@pytest.mark.server
+def test_modelkit_keeps_the_slash_of_a_prefix_and_we_do_not(
+    make_store, folder, monkeypatch
+):
+    store = make_store(MotoStore)
+    monkeypatch.setenv("MODELKIT_STORAGE_PREFIX", "prefix/")
+    publish(MODELKIT, "new", folder / "file", "0.0")
+    assert f"prefix//{NAME}/0.0" in store.list_objects()
+    publish(OURS, "new", folder / "file", "0.0")
+    assert f"prefix/{NAME}/0.0" in store.list_objects()
+
+
+def test_modelkit_has_versions_that_are_a_major_alone_and_we_do_not(
+    store, folder, assets_dir
+):
+    publish(MODELKIT, "new", folder / "file", "1")
+    assert fetch(MODELKIT, assets_dir, NAME)["version"] == "1"
+    with pytest.raises(ma.InvalidVersionError):
+        fetch(OURS, assets_dir, NAME)
+    assert publish(OURS, "update", folder / "file", None) == "1.1"
+    assert fetch(OURS, assets_dir, NAME)["version"] == "1.1"
+
+
+@pytest.mark.parametrize("name", ["a//b", "a/./b", "a/../b", "a\\b", "CON/b"])
+def test_modelkit_has_names_that_are_none_here(name):
+    assert AssetSpec(name).name == name
+    with pytest.raises(ma.InvalidNameError):
+        ma.AssetSpec(name)

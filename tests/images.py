@@ -138,7 +138,7 @@ def _make_debian(root: Path) -> None:
             raise ImageError(f"{program} is not installed")
     command = ["debootstrap", "--variant=minbase", f"--include={PACKAGES}"]
     release, mirror = _find_mirror()
-    # when this process ends, so do all that it started, and their mounts
+    # when it ends, or is ended, so do all that it started, and their mounts
     isolated = ["unshare", "--mount", "--pid", "--fork", "--kill-child"]
     log = root.with_suffix(".log")
     with log.open("wb") as output:
@@ -149,10 +149,11 @@ def _make_debian(root: Path) -> None:
                 check=True, timeout=BUILD_S,
             )  # fmt: skip
         except (subprocess.SubprocessError, OSError) as error:
-            end = log.read_text(errors="replace")[-300:]
-            raise ImageError(f"debootstrap failed: {error}: {end}") from error
+            last = "".join(log.read_text(errors="replace").splitlines()[-1:])
+            text = f"debootstrap failed: {type(error).__name__}: {last}"
+            raise ImageError(text) from error
     for waste in ("var/cache/apt/archives", "var/lib/apt/lists"):
-        shutil.rmtree(root / waste)
+        shutil.rmtree(root / waste, ignore_errors=True)
     probe = Image((root,)).add_layer(root.with_suffix(".probe"))
     done = probe.run("true", user=65534)
     if done.returncode:

@@ -164,7 +164,9 @@ def _find_mirror() -> tuple[str, str]:
     """Return the machine's own release, and where its packages come from."""
     release = _find_release()
     form = "$(RELEASE) $(COMPONENT) $(REPO_URI)"
-    command = ["apt-get", "indextargets", "--format", form, "Created-By: Packages"]
+    # without release info: as configured, `apt-get update` may not have been run yet
+    command = ["apt-get", "indextargets", "--no-release-info", "--format", form]
+    command.append("Created-By: Packages")
     done = subprocess.run(command, capture_output=True, text=True)
     for line in done.stdout.splitlines():
         *of, uri = line.split(" ", 2)

@@ -55,6 +55,16 @@ def debian(tmp_path_factory):
         pytest.skip(f"no image can be made here: {error}")
 
 
+# as in distroless, which has no shell and no other program
+KEEP_PYTHON = """
+import os
+for folder in ("/usr/bin", "/usr/sbin"):
+    for name in os.listdir(folder):
+        if not name.startswith("python3"):
+            os.remove(os.path.join(folder, name))
+"""
+
+
 @pytest.fixture(scope="module")
 def bases(debian, tmp_path_factory):
     """What stands for the images that the recipes begin with."""
@@ -69,16 +79,6 @@ def bases(debian, tmp_path_factory):
             entrypoint=("/usr/bin/python3",)
         ),
     }
-
-
-# no shell and no other program is left
-KEEP_PYTHON = """
-import os
-for folder in ("/usr/bin", "/usr/sbin"):
-    for name in os.listdir(folder):
-        if not name.startswith("python3"):
-            os.remove(os.path.join(folder, name))
-"""
 
 
 @pytest.fixture(scope="module")

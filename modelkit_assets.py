@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: MIT
+# modelkit-assets 0.1.0, https://pypi.org/project/modelkit-assets/
 """Publish and fetch assets: versioned, immutable files and folders.
 
 The source of truth is a store (S3, GCS, Azure Blob, or a plain folder); every
@@ -3410,10 +3411,16 @@ def _settings_from(options: argparse.Namespace) -> Iterator[None]:
 def _get_main_parser() -> argparse.ArgumentParser:
     import argparse
 
+    class ShowVersion(argparse.Action):
+        def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+            print(_PROGRAM, __version__, f"sha256:{_digest_own_file()}")
+            parser.exit()
+
     parser = argparse.ArgumentParser(
         prog=_PROGRAM, description=(__doc__ or "").split("\n")[0], epilog=_EXIT_CODES
     )
-    parser.add_argument("--version", action="version", version=__version__)
+    text = "show the version, and the SHA-256 of this file as it stands"
+    parser.add_argument("--version", action=ShowVersion, nargs=0, help=text)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
     def add(run: Callable[[argparse.Namespace], int], text: str, example: str) -> Any:
@@ -3426,6 +3433,16 @@ def _get_main_parser() -> argparse.ArgumentParser:
     _add_store_commands(add)
     _add_cache_commands(add)
     return parser
+
+
+def _digest_own_file() -> str:
+    """Return the SHA-256 of this file as it stands, so that a changed copy shows."""
+    import hashlib
+
+    if os.path.isfile(__file__):
+        return hash_file(__file__, lambda _: None)
+    # it lies in a zip application, which knows how to read it
+    return hashlib.sha256(cast(Any, __spec__).loader.get_data(__file__)).hexdigest()
 
 
 def _add_store_commands(add: Callable[..., Any]) -> None:

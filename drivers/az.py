@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: MIT
+# modelkit-assets 0.1.0, https://pypi.org/project/modelkit-assets/
 """Azure Blob Storage, through azure-storage-blob."""
 
 from __future__ import annotations

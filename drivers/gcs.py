@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: MIT
+# modelkit-assets 0.1.0, https://pypi.org/project/modelkit-assets/
 """Google Cloud Storage, through google-cloud-storage."""
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: MIT
+# modelkit-assets 0.1.0, https://pypi.org/project/modelkit-assets/
 """S3, and other stores that speak its protocol, through boto3."""
 
 from __future__ import annotations

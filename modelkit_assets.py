@@ -2679,6 +2679,12 @@ class _Cache:
         path = os.path.join(folder, version)
         return not _is_partial(path) or self.look_up(path, part) == "whole"
 
+    def require_assets_dir(self) -> None:
+        """Raise FolderDoesNotExistError where there is none: it is never made."""
+        if not os.path.isdir(self.assets_dir):
+            variable = "MODELKIT_ASSETS_DIR"
+            raise FolderDoesNotExistError("assets dir", self.assets_dir, variable)
+
     def require_inside(self, path: str) -> None:
         """Raise AssetIntegrityError where a link leads a path out of the assets dir."""
         if not is_inside(path, self.assets_dir):
@@ -2712,6 +2718,7 @@ class _Cache:
         another process holds it and makes no progress for the timeout.
         """
         path = local_path(self.own, name) + ".lock"
+        self.require_assets_dir()
         self.require_inside(os.path.dirname(path))
         with self.writing():
             os.makedirs(os.path.dirname(path), exist_ok=True)
@@ -3072,10 +3079,9 @@ class AssetsManager:
             _setting(assets_dir, "MODELKIT_ASSETS_DIR", "ASSETS_DIR") or os.getcwd()
         )
         self.assets_dir = os.path.abspath(folder)
-        if not os.path.isdir(folder):
-            variable = "MODELKIT_ASSETS_DIR"
-            raise FolderDoesNotExistError("assets dir", self.assets_dir, variable)
         self.timeout = _number(timeout, "MODELKIT_ASSETS_TIMEOUT_S", 10)
+        self._cache = _Cache(self.assets_dir, self.timeout)
+        self._cache.require_assets_dir()
         self._store_error: FolderDoesNotExistError | None = None
         if storage_provider is None:
             try:
@@ -3088,7 +3094,6 @@ class AssetsManager:
         self.storage_provider = storage_provider
         if storage_provider and isinstance(storage_provider.driver, LocalDriver):
             _check_apart(self.assets_dir, storage_provider)
-        self._cache = _Cache(self.assets_dir, self.timeout)
 
     def fetch_asset(
         self,

@@ -63,6 +63,25 @@ def require_sdk():
     return require
 
 
+@pytest.fixture(scope="session")
+def dask_cluster(tmp_path_factory):
+    """A Dask cluster on loopback: two processes of eight threads, as of one node."""
+    try:
+        from distributed import LocalCluster
+    except ImportError as error:
+        _refuse(f"distributed: {error}")
+    with LocalCluster(
+        n_workers=2,
+        threads_per_worker=8,
+        processes=True,
+        host="127.0.0.1",
+        dashboard_address=":0",  # with None it is port 8787
+        memory_limit=None,
+        local_directory=tmp_path_factory.mktemp("dask"),
+    ) as cluster:
+        yield cluster
+
+
 @pytest.fixture
 def stub():
     with StubServer() as server:

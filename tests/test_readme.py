@@ -52,11 +52,18 @@ def test_the_tests_that_attack_the_promises_are_there():
         assert f"def {test}(" in source, test
 
 
-def test_the_python_example_runs(project, environ):
-    (block,) = find_blocks("python")
-    (project / "model").mkdir()
-    (project / "model" / "vocab.txt").write_text("one")
-    for folder in ("store", "assets"):
+def test_every_python_example_is_run_here():
+    assert [is_of_dask(block) for block in find_blocks("python")] == [False, True]
+
+
+def is_of_dask(block):
+    return "dask" in block
+
+
+@pytest.fixture
+def model(project):
+    """The folders that the examples name."""
+    for folder in ("model", "store", "assets"):
         (project / folder).mkdir()
     subprocess.run([sys.executable, "-c", block], cwd=project, env=environ, check=True)
 
@@ -90,3 +97,94 @@ def test_each_name_that_one_of_modelkits_has_become_exists():
                 assert "class Driver:" in (ROOT / name).read_text(encoding="utf-8")
             else:
                 assert name in (*modelkit_assets.__all__, "Driver"), name
+
+    (project / "model" / "vocab.txt").write_text("one two")
+    return project / "model"
+
+
+def run(*args, **where):
+    command = [sys.executable, *map(str, args)]
+    done = subprocess.run(command, capture_output=True, timeout=60, **where)
+    assert done.returncode == 0, done.stderr.decode()
+    return done.stdout
+
+
+def test_the_python_example_runs(project, model, environ):
+    (block,) = (block for block in find_blocks("python") if not is_of_dask(block))
+    shown = run("-c", block, cwd=project, env=environ)
+    assert shown.decode() == f"{project}/assets/nlp/bert/0.1 0.0 False\n"
+
+
+# ------------------------------------------------------------ Dask, and Spark's way
+
+
+@pytest.fixture
+def job(project, model, environ):
+    """The Dask example as a file, where its store is configured and has the asset."""
+    environ["MODELKIT_STORAGE_PROVIDER"] = "local"
+    environ["MODELKIT_STORAGE_BUCKET"] = "store"
+    command = ["modelkit_assets.py", "new", model, "nlp/bert", "--yes"]
+    run(*command, cwd=project, env=environ)
+    (block,) = filter(is_of_dask, find_blocks("python"))
+    (project / "job.py").write_text(block)
+    return project / "job.py"
+
+
+@pytest.mark.server
+def test_the_dask_example_runs(project, environ, job, dask_cluster):
+    environ["DASK_SCHEDULER_ADDRESS"] = dask_cluster.scheduler_address
+    shown = run(job, cwd=project, env=environ)
+    assert shown == b"[[1, 2], [0]]\n"
+    assert (project / "assets/nlp/bert/0.0/vocab.txt").read_text() == "one two"
+
+
+SEND = """
+import functools, runpy, sys, cloudpickle
+job = runpy.run_path("job.py")
+manager = job["AssetsManager"]("assets")
+spec = manager.resolve("nlp/bert[vocab.txt]")
+function = eval(sys.argv[1], {**job, **globals()})
+sys.stdout.buffer.write(cloudpickle.dumps(function))
+"""
+RECEIVE = """
+import pickle, sys
+print(list(pickle.load(sys.stdin.buffer)(iter(["one day", "none"]))))
+"""
+
+
+@pytest.mark.server
+def test_the_function_for_spark_runs_where_only_the_core_was_sent(
+    project, environ, job, tmp_path, dask_cluster
+):
+    """It is pickled as Spark does it, by what Dask brings, and called in a process."""
+    (function,) = re.findall(r"`rdd\.mapPartitions\((.*)\)`", TEXT)
+    pickled = run("-c", SEND, function, cwd=project, env=environ)
+    executor = tmp_path / "executor"
+    executor.mkdir()
+    shutil.copy(ROOT / "modelkit_assets.py", executor)
+    bare = {"PATH": environ["PATH"], "PYTHONPATH": str(executor)}
+    shown = run("-c", RECEIVE, input=pickled, cwd=executor, env=bare)
+    assert shown == b"[1, 0]\n"
+
+
+# ----------------------------------------------------------------------- vendoring
+
+
+def test_the_layout_of_a_copy_can_be_imported_and_run(tmp_path, environ):
+    sources = {"modelkit_assets.py": ROOT, "s3.py": ROOT / "drivers"}
+    for line in find_blocks("text")[1].splitlines():
+        path = tmp_path / line.split()[0]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.name in sources:
+            shutil.copy(sources[path.name] / path.name, path)
+        else:
+            path.touch()
+    (code,) = re.findall(r"`(from app\.vendor.*)`", TEXT)
+    load = "; import app.vendor.modelkit_assets as core; core.load_driver('s3')"
+    run("-c", code + load, cwd=tmp_path, env=environ)
+    commands = re.findall(r"`python ((?:-m )?app.vendor.*?)`", TEXT)
+    assert len(commands) == 2
+    shown = {
+        run(*one.split(), "--version", cwd=tmp_path, env=environ) for one in commands
+    }
+    assert len(shown) == 1

@@ -79,15 +79,18 @@ def check_one_download(stub, assets_dir, infos):
 # ------------------------------------------------------------------------- pools
 
 POOL = """
-import itertools, json, os, pickle, sys, threading
+import json, os, sys, threading
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from importlib import import_module
 from multiprocessing import get_context
 
 core = import_module(sys.argv[1])
+here = client = None  # what a fork takes along unpickled
 
 def fetch(manager, name):
+    manager = manager or here
     info = manager.fetch_asset(name, return_info=True)
+    assert manager.storage_provider.driver.client is not client
     return {**info, "meta": None, "pid": os.getpid(), "type": str(type(manager))}
 
 def read(provider, name):
@@ -101,11 +104,13 @@ if __name__ == "__main__":
     method, name, tasks, processes = sys.argv[2], sys.argv[3], *map(int, sys.argv[4:])
     manager, done = core.AssetsManager(), threading.Event()
     manager.fetch_asset("nlp/other")
-    with ThreadPoolExecutor(4) as threads:  # busy with the client all the while
+    here, client = manager, manager.storage_provider.driver.client
+    managers = [manager, None if method == "fork" else manager] * (tasks // 2)
+    with ThreadPoolExecutor(4) as threads:  # busy with the client at the fork
         asking = [threads.submit(ask_until, done, manager) for _ in range(4)]
         try:
             with ProcessPoolExecutor(processes, get_context(method)) as pool:
-                infos = pool.map(fetch, [manager] * tasks, [name] * tasks)
+                infos = pool.map(fetch, managers, [name] * tasks)
                 done.set()
                 infos = list(infos)
                 provider = manager.storage_provider

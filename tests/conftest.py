@@ -75,7 +75,7 @@ def dask_cluster(tmp_path_factory):
         threads_per_worker=8,
         processes=True,
         host="127.0.0.1",
-        dashboard_address=":0",  # with None it is port 8787
+        dashboard_address="127.0.0.1:0",  # with None it is port 8787
         memory_limit=None,
         local_directory=tmp_path_factory.mktemp("dask"),
     ) as cluster:

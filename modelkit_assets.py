@@ -46,7 +46,8 @@ if TYPE_CHECKING:
 
     StrPath = Union[str, os.PathLike[str]]
     Versioning = Union[str, type["AssetsVersioningSystem"], None]
-    Progress = Callable[[int], None]  # called with each number of bytes that was moved
+    Advance = Callable[[int], None]  # called with each number of bytes that was moved
+    OnProgress = Callable[["Progress"], object]
 
 __version__ = "0.1.0"
 
@@ -54,6 +55,7 @@ __version__ = "0.1.0"
 __all__ = [
     # fetching, publishing, and their values
     "AssetsManager", "StorageProvider", "AssetSpec", "Manifest", "ManifestFile",
+    "Progress",
     # versioning systems
     "AssetsVersioningSystem", "MajorMinorAssetsVersioningSystem",
     "SimpleDateAssetsVersioningSystem",
@@ -1144,7 +1146,11 @@ class StorageDriver(Protocol):
         """Write an object's bytes from start on to the sink, in bounded memory."""
 
     def upload_object(self, path: str, name: str) -> None:
-        """Upload a file, in bounded memory."""
+        """Upload a file, in bounded memory.
+
+        It may take a third argument, `advance`, a function that it calls with each
+        number of bytes that has moved, for the user to see.
+        """
 
     def copy_object(self, source: str, name: str) -> None:
         """Copy an object within the store. Optional: without it, files are uploaded."""
@@ -1515,7 +1521,7 @@ class _SpanSink:
     is_whole   whether its files lie in it whole
     """
 
-    def __init__(self, span: _Span, root: str, advance: Progress) -> None:
+    def __init__(self, span: _Span, root: str, advance: Advance) -> None:
         self.written, self.got = 0, list[ManifestFile]()
         self._span, self._root, self._advance = span, root, advance
         self._waiting = list(span.files)[::-1]
@@ -1594,12 +1600,12 @@ class _LargeFile:
         self.file, self._path, self._come = file, path, come
         self._hash, self._hashed, self._hashing = hashlib.sha256(), 0, threading.Lock()
 
-    def add(self, start: int, advance: Progress) -> None:
+    def add(self, start: int, advance: Advance) -> None:
         """Take it that the range from start on has come."""
         self._come.add(start)
         self.hash_on(advance)
 
-    def hash_on(self, advance: Progress) -> None:
+    def hash_on(self, advance: Advance) -> None:
         """Hash the ranges that come next, unless another thread does."""
         while self._hashed in self._come and self._hashing.acquire(blocking=False):
             try:
@@ -1608,7 +1614,7 @@ class _LargeFile:
             finally:
                 self._hashing.release()
 
-    def _hash_next(self, advance: Progress) -> None:
+    def _hash_next(self, advance: Advance) -> None:
         left = min(_PART, (self.file.size or 0) - self._hashed)
         with open(self._path, "rb", buffering=0) as file:
             file.seek(self._hashed)
@@ -1624,26 +1630,60 @@ class _LargeFile:
         return self.file._replace(size=size, sha256=self._hash.hexdigest())
 
 
+class Progress(NamedTuple):
+    """How far a piece of work is, as an `on_progress` function is told.
+
+    action     `hashing`, `packing`, `uploading`, `downloading` or `checking`
+    asset      `name:version`, or what else is worked on
+    done       bytes of `size`; a file that came wrong counts again, up to that
+    files_done files of `files`
+    """
+
+    action: str
+    asset: str
+    done: int
+    size: int
+    files_done: int
+    files: int
+
+
 class _Transfer:
-    """The moving of bytes for one operation: several objects at once, each retried."""
+    """The moving of bytes for one operation: several objects at once, each retried.
+
+    on_progress is called under a lock, and beat, without one, whenever bytes move.
+    """
 
     def __init__(
         self,
         driver: StorageDriver,
         timeout_s: float,
         workers: int,
-        on_progress: Progress | None = None,
+        on_progress: OnProgress | None = None,
+        beat: Advance = lambda size: None,
     ) -> None:
         self.driver, self.timeout_s, self.workers = driver, timeout_s, workers
-        self._on_progress = on_progress
-        self._stop = threading.Event()
+        self._on_progress, self._beat = on_progress, beat
+        self._progress = Progress("", "", 0, 0, 0, 0)
+        self._stop, self._counting = threading.Event(), threading.Lock()
 
-    def advance(self, size: int) -> None:
+    def begin(self, action: str, asset: str, sizes: Iterable[int | None]) -> None:
+        """Note what is to be done now: to files of so many bytes."""
+        known = [size or 0 for size in sizes]
+        self._progress = Progress(action, asset, 0, sum(known), 0, len(known))
+        self.advance(0)
+
+    def advance(self, size: int, files: int = 0) -> None:
         """Note that bytes have moved; raises _Stopped where the rest is in vain."""
         if self._stop.is_set():
             raise _Stopped
+        self._beat(size)
         if self._on_progress:
-            self._on_progress(size)
+            with self._counting:
+                last = self._progress
+                done = min(last.done + size, last.size or sys.maxsize)
+                files = min(last.files_done + files, last.files)
+                self._progress = last._replace(done=done, files_done=files)
+                self._on_progress(self._progress)
 
     def run(self, function: Callable[[Item], T], items: Iterable[Item]) -> list[T]:
         """Return function(item) for each item, in order, several at once.
@@ -1751,7 +1791,30 @@ class _Transfer:
 
     def upload(self, path: str, object_name: str) -> None:
         """Upload a file."""
-        self.retry(object_name, lambda: self.driver.upload_object(path, object_name))
+        upload: Any = self.driver.upload_object
+        sent = 0
+
+        def report(size: int) -> None:
+            nonlocal sent
+            sent += size
+            self.advance(size)
+
+        advance = [report] if self._is_told(upload) else []
+
+        def attempt() -> None:
+            report(-sent)
+            upload(path, object_name, *advance)
+
+        self.retry(object_name, attempt)
+        self.advance(os.path.getsize(path) - sent)
+
+    def _is_told(self, upload: Callable[..., object]) -> bool:
+        """Tell whether somebody watches an upload that can be watched."""
+        if not self._on_progress:
+            return False
+        from inspect import signature
+
+        return "advance" in signature(upload).parameters
 
     def read(self, span: _Span, sink: _SpanSink) -> None:
         """Read a span into its sink, going on where it broke off."""
@@ -1801,6 +1864,7 @@ class _Transfer:
                 fit = not file.executable or status.st_mode & stat.S_IXUSR
                 if fit and file.sha256 and status.st_size == file.size:
                     right = hash_file(path, self.advance) == file.sha256
+                    self.advance(0, files=int(right))
                     return file if right else None
             return None
 
@@ -1877,6 +1941,7 @@ class _Download:
             if not sink.is_whole and sink.written == span.length:
                 self._note(file.path, span.start - begin)
                 large[file.path].add(span.start - begin, advance)
+            advance(0, files=len(sink.got))
             return sink.got
 
         spans = [
@@ -1888,10 +1953,12 @@ class _Download:
         for one in large.values():
             one.hash_on(advance)
             came.append(one.get_result())
+            advance(0, files=1)
         for file in files:
             if file.size == 0:
                 open(local_path(self._root, file.path), "wb").close()
                 came.append(file._replace(sha256=_EMPTY_SHA256))
+                advance(0, files=1)
         for file in came:
             if file.executable:
                 _make_executable(local_path(self._root, file.path))
@@ -1920,7 +1987,7 @@ def _read_journal(path: str) -> dict[str, set[int]]:
     return come
 
 
-def hash_file(path: str, advance: Progress) -> str:
+def hash_file(path: str, advance: Advance) -> str:
     """Return a file's SHA-256 in hexadecimal, reading it in bounded memory."""
     import hashlib
 
@@ -1959,6 +2026,7 @@ def _read_source(top: str, transfer: _Transfer, pack: bool) -> _Source:
     def describe(part: str) -> ManifestFile:
         path, stamp = found[part]
         digest = hash_file(path, transfer.advance)
+        transfer.advance(0, files=1)
         _check_unchanged(path, stamp)
         executable = bool(os.stat(path).st_mode & stat.S_IXUSR)
         return ManifestFile(part, stamp[0], digest, executable)
@@ -1966,6 +2034,8 @@ def _read_source(top: str, transfer: _Transfer, pack: bool) -> _Source:
     try:
         found = dict(_walk_source(top))
         empty = [part for part, (_, stamp) in found.items() if not stamp]
+        sizes = [stamp[0] for _, stamp in found.values() if stamp]
+        transfer.begin("hashing", top, sizes)
         files = transfer.run(describe, [part for part in found if part not in empty])
     except (OSError, ValueError) as error:
         if isinstance(error, ModelkitAssetsError):
@@ -1987,7 +2057,7 @@ def _read_source(top: str, transfer: _Transfer, pack: bool) -> _Source:
     return _Source(top, manifest, found)
 
 
-def _write_pack(source: _Source, path: str, advance: Progress) -> ManifestFile:
+def _write_pack(source: _Source, path: str, transfer: _Transfer) -> ManifestFile:
     """Write a packed source's tar, and return its size and digest."""
     manifest = source.manifest
     with open(path, "wb") as pack:
@@ -1999,11 +2069,12 @@ def _write_pack(source: _Source, path: str, advance: Progress) -> ManifestFile:
             with open(file_path, "rb") as one:
                 while data := one.read(_CHUNK):
                     pack.write(data)
-                    advance(0)
+                    transfer.advance(len(data))
+            transfer.advance(0, files=1)
             _check_unchanged(file_path, stamp)
             pack.write(bytes(_fill_block(stamp[0]) - stamp[0]))
         pack.write(bytes(2 * 512))
-    return ManifestFile("", os.path.getsize(path), hash_file(path, advance))
+    return ManifestFile("", os.path.getsize(path), hash_file(path, transfer.advance))
 
 
 def _walk_source(top: str) -> Iterator[tuple[str, tuple[str, tuple[int, ...]]]]:
@@ -2086,7 +2157,8 @@ class StorageProvider:
     An argument beats its environment variable, which beats the default: timeout_s
     (seconds), prefix, force_download, provider (`s3`, `gcs`, `az`, `local`, or a driver
     file's name), and the driver's own settings, `bucket` among them. client is a ready
-    SDK client for the driver.
+    SDK client for the driver. on_progress is called with a `Progress` whenever bytes
+    move, from the threads that move them, one at a time; it is not pickled.
 
     - any number of publishers at once, and a crash at any point, lose and tear nothing
     - nothing in the store is ever deleted or replaced, but the list of versions
@@ -2099,8 +2171,10 @@ class StorageProvider:
         force_download: bool | None = None,
         provider: str | None = None,
         client: Any = None,
+        on_progress: OnProgress | None = None,
         **driver_settings: Any,
     ) -> None:
+        self.on_progress = on_progress
         names = ("MODELKIT_STORAGE_PROVIDER", "STORAGE_PROVIDER")
         self.provider = _setting(provider, *names)
         self._conditions_proved = False
@@ -2258,7 +2332,7 @@ class StorageProvider:
         version: str,
         manifest: Manifest,
         root: str,
-        on_progress: Progress | None = None,
+        beat: Advance = lambda size: None,
         copies: dict[str, str] | None = None,
     ) -> Manifest:
         """Download a version's files below root, but those that are right already.
@@ -2267,9 +2341,11 @@ class StorageProvider:
         Returns the manifest with the sizes and digests of the files as they are now.
         """
         object_name = self.get_object_name(name, version)
-        transfer = self._transfer(on_progress)
+        transfer = self._transfer(beat)
         download = _Download(transfer, root)
         files = {file.path: file for file in manifest.files}
+        sizes = [file.size for file in manifest.files]
+        transfer.begin("downloading", f"{name}:{version}", sizes)
         ended = [one for one in manifest.files if not download.get_begun(one)]
         for file in transfer.find_right(ended, root):
             del files[file.path]
@@ -2280,12 +2356,13 @@ class StorageProvider:
         begun = sum(len(download.get_begun(file)) for file in files.values()) * _PART
         needed = sum(file.size or 0 for file in files.values())
         _check_free_space(root, needed - begun)
+        transfer.advance(begun)
         for file in transfer.copy(list(files.values()), copies or {}, root):
             del files[file.path]
         files.update(download.fetch(object_name, manifest, list(files.values())))
         return manifest.with_files([files.get(one.path, one) for one in manifest.files])
 
-    def is_right(self, manifest: Manifest, root: str, on_progress: Progress) -> bool:
+    def is_right(self, manifest: Manifest, root: str, beat: Advance) -> bool:
         """Tell whether root is just what a version holds, by its files' digests."""
         try:
             found = {part for part, _ in _walk_source(root)}
@@ -2295,11 +2372,17 @@ class StorageProvider:
             *manifest.empty_directories,
             *(file.path for file in manifest.files),
         }
-        right = self._transfer(on_progress).find_right(manifest.files, root)
+        transfer = self._transfer(beat)
+        transfer.begin("checking", root, [file.size for file in manifest.files])
+        right = transfer.find_right(manifest.files, root)
         return found == expected and right == list(manifest.files)
 
-    def _transfer(self, on_progress: Progress | None = None) -> _Transfer:
-        return _Transfer(self.driver, self.timeout, self.workers, on_progress)
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "on_progress": None}
+
+    def _transfer(self, beat: Advance = lambda size: None) -> _Transfer:
+        workers, on_progress = self.workers, self.on_progress
+        return _Transfer(self.driver, self.timeout, workers, on_progress, beat)
 
     def _retry(self, object_name: str, method: Callable[..., T], *args: Any) -> T:
         return self._transfer().retry(object_name, lambda: method(*args, object_name))
@@ -2433,6 +2516,7 @@ class StorageProvider:
     ) -> None:
         object_name = self.get_object_name(name, version)
         earlier = self._find_objects(name, listed[0]) if listed else {}
+        sizes = [file.size for file in source.manifest.files]
 
         def upload(file: ManifestFile) -> None:
             path, stamp = source.stamps[file.path]
@@ -2440,17 +2524,20 @@ class StorageProvider:
             if not (begun and transfer.is_in_store(target, file)):
                 _check_unchanged(path, stamp)
                 try:
-                    if not self._copy_object(
-                        earlier.get(file.sha256), target, transfer
-                    ):
+                    copied = earlier.get(file.sha256)
+                    if self._copy_object(copied, target, transfer):
+                        transfer.advance(stamp[0])
+                    else:
                         transfer.upload(path, target)
                 finally:
                     _check_unchanged(path, stamp)
-            transfer.advance(file.size or 0)
+            transfer.advance(0, files=1)
 
         if source.manifest.is_packed:
+            transfer.begin("packing", f"{name}:{version}", sizes)
             self._upload_pack(source, object_name, transfer, begun)
         else:
+            transfer.begin("uploading", f"{name}:{version}", sizes)
             transfer.run(upload, source.manifest.files)
         with suppress(OSError):  # where it is gone
             if dict(_walk_source(source.top)) == source.stamps:
@@ -2465,14 +2552,16 @@ class StorageProvider:
         with tempfile.TemporaryDirectory() as folder:
             path = os.path.join(folder, "pack.tar")
             try:
-                pack = _write_pack(source, path, transfer.advance)
+                pack = _write_pack(source, path, transfer)
             except OSError as error:
                 for file, stamp in filter(all, source.stamps.values()):
                     _check_unchanged(file, stamp)
                 reason = f"no pack can be made in {folder!r}: {error.strerror}"
                 raise InvalidSourceError(source.top, reason) from error
+            transfer.begin("uploading", object_name, [pack.size])
             if not (begun and transfer.is_in_store(object_name, pack)):
                 transfer.upload(path, object_name)
+            transfer.advance(0, files=1)
 
     def _find_objects(self, name: str, version: str) -> dict[str | None, str]:
         """Return a version's objects by SHA-256, where the store can copy objects."""
@@ -3038,7 +3127,7 @@ def _is_held(entry: str, idle_s: float) -> bool:
     return True
 
 
-def _touching(*paths: str) -> Progress:
+def _touching(*paths: str) -> Advance:
     """Return a progress function that shows by the times of files that work goes on."""
     last = 0.0
 

@@ -119,10 +119,18 @@ class Driver:
                 sink.write(data)
 
     @_builtin_errors()
-    def upload_object(self, path: str, name: str) -> None:
+    def upload_object(self, path: str, name: str, advance: Any = None) -> None:
         """Upload a file, in blocks where it is large."""
+        sent = [0]
+
+        def report(now: int, size: int | None) -> None:
+            advance(now - sent[-1])
+            sent.append(now)
+
+        options: dict[str, Any] = {"progress_hook": report} if advance else {}
+        options.update(overwrite=True, max_concurrency=4)
         with open(path, "rb") as file:
-            self._get_blob(name).upload_blob(file, overwrite=True, max_concurrency=4)
+            self._get_blob(name).upload_blob(file, **options)
 
     @_builtin_errors()
     def copy_object(self, source: str, name: str) -> None:

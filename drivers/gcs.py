@@ -54,6 +54,18 @@ class _SmallBuffer(io.BytesIO):
         return super().write(data)
 
 
+class _WatchedFile(io.FileIO):
+    """Tells how much of it the SDK has read, which does not tell itself."""
+
+    advance: Any = None
+
+    def read(self, size: int | None = -1) -> Any:
+        data = super().read(size)
+        if self.advance:
+            self.advance(len(data))
+        return data
+
+
 def _find_error(status: int, text: str) -> Exception:
     if status == 404 and "bucket does not exist" in text:
         return ValueError(f"{text}: check MODELKIT_STORAGE_BUCKET")
@@ -125,7 +137,7 @@ class Driver:
             self._get_blob(name).download_to_file(sink, **area)
 
     @_builtin_errors()
-    def upload_object(self, path: str, name: str) -> None:
+    def upload_object(self, path: str, name: str, advance: Any = None) -> None:
         """Upload a file, in parts where it is large."""
         from google.cloud.storage.retry import DEFAULT_RETRY
 
@@ -134,7 +146,10 @@ class Driver:
         # what is one request is the core's to repeat; of more, the SDK repeats one
         retry = DEFAULT_RETRY if os.path.getsize(path) > _PART else None
         kind = "application/octet-stream"
-        blob.upload_from_filename(path, content_type=kind, retry=retry)
+        with _WatchedFile(path) as file:
+            file.advance = advance
+            size = os.path.getsize(path)
+            blob.upload_from_file(file, size=size, content_type=kind, retry=retry)
 
     @_builtin_errors()
     def copy_object(self, source: str, name: str) -> None:

@@ -138,14 +138,14 @@ class Driver:
                     sink.write(data)
 
     @_builtin_errors()
-    def upload_object(self, path: str, name: str) -> None:
+    def upload_object(self, path: str, name: str, advance: Any = None) -> None:
         """Upload a file, in parts where it is large."""
         from boto3.s3.transfer import TransferConfig
 
         if os.path.getsize(path) > _PART:
             parts = TransferConfig(_PART, max_concurrency=4, multipart_chunksize=_PART)
-            arguments = {"ExtraArgs": self._encryption, "Config": parts}
-            self.client.upload_file(path, self.bucket, name, **arguments)
+            arguments = (self._encryption, advance, parts)
+            self.client.upload_file(path, self.bucket, name, *arguments)
         else:
             with open(path, "rb") as file:
                 self._put(file, name)

@@ -55,7 +55,7 @@ __version__ = "0.1.0"
 __all__ = [
     # fetching, publishing, and their values
     "AssetsManager", "StorageProvider", "AssetSpec", "Manifest", "ManifestFile",
-    "Progress",
+    "LocalCopy", "Progress",
     # versioning systems
     "AssetsVersioningSystem", "MajorMinorAssetsVersioningSystem",
     "SimpleDateAssetsVersioningSystem",
@@ -354,28 +354,58 @@ def _shorten(value: object) -> str:
     return _cut(repr(value))
 
 
+_attach_log: Callable[[logging.Logger], None] | None = None  # by the command line
+
+
 def _logger() -> logging.Logger:
     # imported on use: a cache hit logs nothing, and logging costs 5 ms of start-up
     import logging
 
-    return logging.getLogger("modelkit_assets")
+    logger = logging.getLogger("modelkit_assets")
+    if _attach_log:
+        _attach_log(logger)
+    return logger
 
 
 # ------------------------------------------------------------------- settings
 
 
-def _setting(argument: Any, *variables: str) -> Any:
-    """Return the argument, else the first variable that is set and not empty."""
-    if argument is not None and argument != "":
-        return argument
-    return next(filter(None, map(os.environ.get, variables)), None)
+_DEFAULTS: dict[str, str | None] = {
+    "MODELKIT_ASSETS_DIR": None,  # the current folder
+    "MODELKIT_ASSETS_TIMEOUT_S": "10",
+    "MODELKIT_ASSETS_VERSIONING_SYSTEM": None,  # inferred
+    "MODELKIT_STORAGE_PROVIDER": None,
+    "MODELKIT_STORAGE_BUCKET": None,
+    "MODELKIT_STORAGE_PREFIX": "modelkit-assets",
+    "MODELKIT_STORAGE_FORCE_DOWNLOAD": "false",
+    "MODELKIT_STORAGE_TIMEOUT_S": "300",
+    "MODELKIT_STORAGE_WORKERS": "16",
+}
+_OLDER = {
+    "MODELKIT_ASSETS_DIR": "ASSETS_DIR",
+    "MODELKIT_STORAGE_PROVIDER": "STORAGE_PROVIDER",
+}
 
 
-def _number(argument: float | None, variable: str, default: float) -> float:
+def find_setting(variable: str) -> tuple[str | None, str]:
+    """Return what a variable, its older name or the default says, and which of them."""
+    for name in (variable, _OLDER.get(variable, variable)):
+        if value := os.environ.get(name):
+            return value, "environment" if name == variable else f"environment, {name}"
+    return _DEFAULTS.get(variable), "default"
+
+
+def _setting(argument: Any, variable: str) -> Any:
+    """Return the argument, else what the variable says, which may be its default."""
+    is_given = argument is not None and argument != ""
+    return argument if is_given else find_setting(variable)[0]
+
+
+def _number(argument: float | None, variable: str) -> float:
     """Return a setting as a number of at least 0."""
     value = _setting(argument, variable)
     try:
-        number = default if value is None else float(value)
+        number = float(value)
         if 0 <= number < float("inf") and value is not True:
             return number
     except (TypeError, ValueError):
@@ -383,8 +413,8 @@ def _number(argument: float | None, variable: str, default: float) -> float:
     raise ConfigurationError(f"{variable} must be a number, 0 or more, not {value!r}")
 
 
-def _whole_number(variable: str, default: int) -> int:
-    number = _number(None, variable, default)
+def _whole_number(variable: str) -> int:
+    number = _number(None, variable)
     if number < 1 or number % 1:
         raise ConfigurationError(f"{variable} must be a whole number, not {number:g}")
     return int(number)
@@ -990,6 +1020,12 @@ class Manifest(NamedTuple):
     def is_packed(self) -> bool:
         """Tell whether the files lie in one object, a tar."""
         return "pack" in self.document
+
+    @property
+    def size(self) -> int | None:
+        """The bytes of all files together; None where modelkit published it."""
+        sizes = [file.size for file in self.files]
+        return None if None in sizes else sum(cast("list[int]", sizes))
 
     def get_part(self, part: str) -> Manifest:
         """Return the manifest of a file or folder of it alone; of all for `""`.
@@ -2175,17 +2211,16 @@ class StorageProvider:
         **driver_settings: Any,
     ) -> None:
         self.on_progress = on_progress
-        names = ("MODELKIT_STORAGE_PROVIDER", "STORAGE_PROVIDER")
-        self.provider = _setting(provider, *names)
+        self.provider = _setting(provider, "MODELKIT_STORAGE_PROVIDER")
         self._conditions_proved = False
         if not self.provider:
             raise NoConfiguredProviderError()
-        self.timeout = _number(timeout_s, "MODELKIT_STORAGE_TIMEOUT_S", 300)
-        self.workers = _whole_number("MODELKIT_STORAGE_WORKERS", 16)
+        self.timeout = _number(timeout_s, "MODELKIT_STORAGE_TIMEOUT_S")
+        self.workers = _whole_number("MODELKIT_STORAGE_WORKERS")
         self.force_download = _boolean(
             force_download, "MODELKIT_STORAGE_FORCE_DOWNLOAD"
         )
-        prefix = _setting(prefix, "MODELKIT_STORAGE_PREFIX") or "modelkit-assets"
+        prefix = cast(str, _setting(prefix, "MODELKIT_STORAGE_PREFIX"))
         self.prefix = prefix.strip("/")
         if not is_contained(self.prefix):
             reason = f"must be a path below the bucket, not {prefix!r}"
@@ -2234,6 +2269,16 @@ class StorageProvider:
         """Return a version's manifest; ObjectDoesNotExistError where there is none."""
         object_name = self.get_meta_object_name(name, version)
         return Manifest.from_json(self._read(object_name)[0], object_name)
+
+    def read_manifests(self, pairs: Iterable[tuple[str, str]]) -> list[Manifest | None]:
+        """Return the manifests of names and versions; None where one cannot be read."""
+
+        def read(pair: tuple[str, str]) -> Manifest | None:
+            with suppress(ObjectDoesNotExistError, AssetIntegrityError):
+                return self.read_manifest(*pair)
+            return None
+
+        return self._transfer().run(read, pairs)
 
     def iterate_assets(self) -> Iterator[tuple[str, list[str]]]:
         """Yield each asset's name and its versions, in order of the names."""
@@ -2362,6 +2407,42 @@ class StorageProvider:
         files.update(download.fetch(object_name, manifest, list(files.values())))
         return manifest.with_files([files.get(one.path, one) for one in manifest.files])
 
+    def download_objects(self, name: str, folder: str) -> str:
+        """Download an object, or all below a prefix, to a folder; return its path.
+
+        They need not belong to an asset. InvalidSourceError where there are none, or
+        one has a name that no file can have.
+        """
+        transfer, uri = self._transfer(), self.driver.get_object_uri(name)
+        prefix = name.rstrip("/")
+        root = os.path.join(folder, prefix.rpartition("/")[2] or "data")
+        is_object = name == prefix != "" and self._get_size(name) is not None
+        parts = [""]
+        if not is_object:
+            below = transfer.retry(
+                uri, lambda: list(self.driver.iterate_objects(prefix))
+            )
+            start = len(prefix) + 1 if prefix else 0
+            # what ends with / stands for a folder in some tools
+            parts = [one[start:] for one in below if not one.endswith("/")]
+        try:
+            _require(bool(parts), "there is no such object, and none below it")
+            _check_paths([] if is_object else parts, [])
+        except ValueError as error:
+            raise InvalidSourceError(uri, error) from error
+
+        def download(part: str) -> None:
+            path = local_path(root, part)
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            whole = ((0, ManifestFile(part)),)
+            span = _Span(_join(prefix, part) if prefix else part, 0, None, whole)
+            transfer.read(span, _SpanSink(span, root, transfer.advance))
+            transfer.advance(0, files=1)
+
+        transfer.begin("downloading", uri, [None for _ in parts])
+        transfer.run(download, parts)
+        return root
+
     def is_right(self, manifest: Manifest, root: str, beat: Advance) -> bool:
         """Tell whether root is just what a version holds, by its files' digests."""
         try:
@@ -2384,8 +2465,12 @@ class StorageProvider:
         workers, on_progress = self.workers, self.on_progress
         return _Transfer(self.driver, self.timeout, workers, on_progress, beat)
 
+    def retry(self, object_name: str, attempt: Callable[[], T]) -> T:
+        """Return attempt(), repeated after transient failures, with our own errors."""
+        return self._transfer().retry(object_name, attempt)
+
     def _retry(self, object_name: str, method: Callable[..., T], *args: Any) -> T:
-        return self._transfer().retry(object_name, lambda: method(*args, object_name))
+        return self.retry(object_name, lambda: method(*args, object_name))
 
     def _read(self, object_name: str) -> tuple[bytes, str]:
         try:
@@ -2396,7 +2481,7 @@ class StorageProvider:
             raise AssetIntegrityError(object_name, _READABLE, "more") from error
 
     def _write(self, data: bytes, object_name: str, if_match: str) -> str:
-        return self._transfer().retry(
+        return self.retry(
             object_name,
             lambda: self.driver.write_object(data, object_name, if_match=if_match),
         )
@@ -2782,7 +2867,7 @@ class _Cache:
 
     def read_marker(self, path: str) -> Manifest | None:
         """Return the manifest in a version's marker; None where modelkit wrote it."""
-        marker = _marker_path(path, os.path.isdir(path))
+        marker = _find_marker(path)
         with suppress(FileNotFoundError), open(marker, "rb") as file:
             data = file.read(_MAX_DOCUMENT + 1)
             return Manifest.from_json(data, marker) if data else None
@@ -3154,6 +3239,8 @@ class AssetsManager:
                       progress (MODELKIT_ASSETS_TIMEOUT_S)
     storage_provider  the store, else the one that is configured; with neither, the
                       manager is in pre-downloaded mode
+    on_progress       is told of what `verify` does, and the store that is configured;
+                      see `StorageProvider`
 
     One manager serves any number of threads, and pickles.
     """
@@ -3163,18 +3250,18 @@ class AssetsManager:
         assets_dir: StrPath | None = None,
         timeout: float | None = None,
         storage_provider: StorageProvider | None = None,
+        on_progress: OnProgress | None = None,
     ) -> None:
-        folder = (
-            _setting(assets_dir, "MODELKIT_ASSETS_DIR", "ASSETS_DIR") or os.getcwd()
-        )
+        self.on_progress = on_progress
+        folder = _setting(assets_dir, "MODELKIT_ASSETS_DIR") or os.getcwd()
         self.assets_dir = os.path.abspath(folder)
-        self.timeout = _number(timeout, "MODELKIT_ASSETS_TIMEOUT_S", 10)
+        self.timeout = _number(timeout, "MODELKIT_ASSETS_TIMEOUT_S")
         self._cache = _Cache(self.assets_dir, self.timeout)
         self._cache.require_assets_dir()
         self._store_error: FolderDoesNotExistError | None = None
         if storage_provider is None:
             try:
-                storage_provider = StorageProvider()
+                storage_provider = StorageProvider(on_progress=on_progress)
             except NoConfiguredProviderError:
                 pass
             except FolderDoesNotExistError as error:
@@ -3252,6 +3339,68 @@ class AssetsManager:
             raise self._find_local_error(spec)
         manifest = None if state == "absent" else self._cache.read_marker(path)
         return manifest if manifest or self._is_offline else self._read(spec)
+
+    def verify(self, spec: AssetSpec | str) -> list[str] | None:
+        """Return the cached files of a version, or its part, that are not as published.
+
+        None where their digests are not known, which is so of what modelkit published
+        or fetched. Of a copy in part, only the files that are there are looked at.
+        """
+        spec = self.resolve(spec)
+        path, part = self._cache.get_path(spec), spec.sub_part or ""
+        if not os.path.exists(path):
+            hint = f"{self.assets_dir!r} has no copy of it"
+            raise AssetDoesNotExistError(spec.name, spec.version, hint)
+        self._cache.require_inside(path)
+        manifest = self._cache.read_marker(path)
+        if not (manifest or self._is_offline):
+            manifest = self._read(spec)
+        files = manifest.get_part(part).files if manifest else ()
+        if _is_partial(path):
+            files = tuple(
+                one for one in files if os.path.exists(local_path(path, one.path))
+            )
+        if not manifest or any(not file.sha256 for file in files):
+            return None
+        _require_part(spec, bool(files) or not part)
+        transfer = _Transfer(
+            cast(Any, None),
+            0,
+            _whole_number("MODELKIT_STORAGE_WORKERS"),
+            self.on_progress,
+        )
+        transfer.begin("checking", str(spec), [file.size for file in files])
+        inside = [
+            file
+            for file in files
+            if is_inside(local_path(path, file.path), self.assets_dir)
+        ]
+        right = set(transfer.find_right(inside, path))
+        return [local_path(path, file.path) for file in files if file not in right]
+
+    def iterate_copies(self) -> Iterator[LocalCopy]:
+        """Yield the cached versions that a marker shows to be ours, by name."""
+        for name, versions in self._cache.iterate_copies():
+            for version in versions:
+                path = local_path(self.assets_dir, f"{name}/{version}")
+                with suppress(FileNotFoundError):  # where another process removes it
+                    yield _describe_copy(name, version, path)
+
+    def find_names(self, most: int) -> list[str]:
+        """Return the names of assets, of the first so many objects of the store."""
+        from itertools import islice
+
+        if self._is_offline:
+            return [name for name, _ in self._cache.iterate_copies()]
+        provider = self._require_store("list assets")
+        names = provider.driver.iterate_objects(provider.prefix)
+        return provider.retry(
+            provider.prefix,
+            lambda: find_asset_names(islice(names, most), provider.prefix),
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "on_progress": None}
 
     def remove(self, spec: AssetSpec | str, dry_run: bool = False) -> list[AssetSpec]:
         """Delete the local copy of a version, or without one of all; return which.
@@ -3393,6 +3542,30 @@ class AssetsManager:
         return self.storage_provider
 
 
+class LocalCopy(NamedTuple):
+    """A cached version: size in bytes on disk, and when it was fetched (ISO 8601)."""
+
+    name: str
+    version: str
+    path: str
+    size: int
+    date: str
+    is_partial: bool
+
+
+def _describe_copy(name: str, version: str, path: str) -> LocalCopy:
+    from datetime import datetime, timezone
+
+    marker = _find_marker(path)
+    fetched = datetime.fromtimestamp(int(os.stat(marker).st_mtime), timezone.utc)
+    sizes = [os.path.getsize(path)] if os.path.isfile(path) else []
+    for folder, _, files in os.walk(path):
+        paths = (os.path.join(folder, file) for file in files)
+        sizes += [os.lstat(one).st_size for one in paths if one != marker]
+    is_partial = marker.endswith(_PARTIAL)
+    return LocalCopy(name, version, path, sum(sizes), fetched.isoformat(), is_partial)
+
+
 def _require_part(spec: AssetSpec, condition: bool) -> None:
     if not condition:
         raise AssetDoesNotExistError(str(spec), hint="the asset has no such part")
@@ -3433,6 +3606,119 @@ def _check_apart(assets_dir: str, provider: StorageProvider) -> None:
         raise ConfigurationError(text + "MODELKIT_STORAGE_BUCKET to another one")
 
 
+# ------------------------------------------------------------------- the terminal
+
+_DOCTOR_TIMEOUT_S = 10.0
+_REDRAW_S = 0.1
+_PATIENCE_S = 0.5  # shorter work shows no progress
+
+
+class _Screen:
+    """Standard error: lines of text, and below them how far the present work is.
+
+    It is drawn only on a terminal, and gone when `close` is called.
+    """
+
+    def __init__(self) -> None:
+        self.stream, self._writing = sys.stderr, threading.Lock()
+        self._drawn, self._work = "", ("", "")
+        self._drawn_at = self._begun_at = 0.0
+        self._samples: list[tuple[float, int]] = []
+
+    @property
+    def is_terminal(self) -> bool:
+        """Tell whether somebody looks."""
+        return _is_terminal(self.stream) and os.environ.get("TERM") != "dumb"
+
+    def show(self, progress: Progress) -> None:
+        """Draw how far the work is, unless that was done just now."""
+        now = time.monotonic()
+        with self._writing:
+            if self._work != progress[:2]:
+                self._work, self._begun_at, self._samples = progress[:2], now, []
+            is_early = now < max(
+                self._drawn_at + _REDRAW_S, self._begun_at + _PATIENCE_S
+            )
+            if is_early and self._samples:
+                return
+            self._samples = [*self._samples[-50:], (now, progress.done)]
+            if not is_early:
+                then, done = self._samples[0]
+                rate = (progress.done - done) / (now - then) if now > then else 0
+                width = get_width(self.stream)
+                self._draw(describe_progress(progress, rate, width - 1), width)
+                self._drawn_at = now
+
+    def write(self, text: str) -> None:
+        """Write text above what is drawn."""
+        with self._writing:
+            self._draw("", get_width(self.stream))
+            self.stream.write(text)
+
+    def flush(self) -> None:
+        """Let all that was written be seen."""
+        self.stream.flush()
+
+    def close(self) -> None:
+        """Wipe off what is drawn."""
+        self.write("")
+        self.flush()
+
+    def _draw(self, text: str, width: int) -> None:
+        if text or self._drawn:
+            # a terminal that became narrower has wrapped what was drawn
+            rows = (len(self._drawn) - 1) // width if self._drawn else 0
+            up = f"\x1b[{rows}A" if rows else ""
+            self.stream.write(f"{up}\r\x1b[J{text}")
+            self.stream.flush()
+        self._drawn = text
+
+
+def describe_progress(progress: Progress, rate: float, width: int) -> str:
+    """Return one line of at most so many characters; rate is in bytes a second."""
+    done, size = progress.done, progress.size
+    # no character that takes no column, or two, or moves the cursor
+    what = f"{progress.action} {progress.asset}".encode("ascii", "replace").decode()
+    parts = ["".join(one if one.isprintable() else "?" for one in what)]
+    if size:
+        parts.append(f"{100 * done // size} %")
+    parts.append(show_size(done) + (f" of {show_size(size)}" if size else ""))
+    if rate > 0:
+        parts.append(f"{show_size(rate)}/s")
+    if rate > 0 and size:
+        minutes, seconds = divmod(int((size - done) / rate), 60)
+        parts.append(f"{minutes}:{seconds:02} left")
+    if progress.files > 1:
+        parts.append(f"{progress.files_done} of {progress.files} files")
+    while len(parts) > 2 and len("  ".join(parts)) > width:
+        parts.pop()
+    tail = "  ".join(["", *parts[1:]])
+    return (parts[0][: max(width - len(tail), 0)] + tail)[:width].strip()
+
+
+def show_size(size: float) -> str:
+    """Return a number of bytes as people read it, in decimal units."""
+    units = ["TB", "GB", "MB", "kB", "B"]
+    while size >= 999.5 and len(units) > 1:
+        size /= 1000
+        units.pop()
+    digits = 0 if units[-1] == "B" or size >= 99.5 else 1
+    return f"{size:.{digits}f} {units[-1]}"
+
+
+def _is_terminal(stream: IO[str] | None) -> bool:
+    return stream is not None and not stream.closed and stream.isatty()
+
+
+def get_width(stream: IO[str]) -> int:
+    """Return how many columns a terminal has, or its text is to have elsewhere."""
+    columns = os.environ.get("COLUMNS", "")
+    with suppress(OSError, ValueError, AttributeError):
+        if not (columns.isdigit() and int(columns)):
+            return os.get_terminal_size(stream.fileno()).columns or 80
+    return int(columns) if columns.isdigit() and int(columns) else 80
+
+
 # ------------------------------------------------------------------- command line
 
 _PROGRAM = "modelkit_assets"
@@ -3455,11 +3741,21 @@ _SETTINGS = {
         "major_minor, simple_date or package.module:Class",
     ),
 }
+_STORE = ("--provider", "--bucket", "--prefix")
+_CACHE = ("--assets-dir", "--versioning")
+_SCHEMES = {"s3": "s3", "gs": "gcs", "az": "az"}  # of URLs, and their providers
+_MOST_NAMES = 10_000  # are looked through for one that a misspelt name may mean
 
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run the command line, and return its exit code: 0 only if all went well."""
-    options = _get_main_parser().parse_args(args)
+    given = sys.argv[1:] if args is None else list(args)
+    chosen = next((one for one in given if not one.startswith("-")), None)
+    options = _get_main_parser(chosen).parse_args(given)
+    options.screen = _Screen()
+    options.on_progress = None
+    if options.screen.is_terminal and not options.quiet:
+        options.on_progress = options.screen.show
     try:
         with _settings_from(options):
             return cast(int, options.run(options))
@@ -3483,26 +3779,43 @@ def _fail(message: str, code: int) -> int:
 
 @contextmanager
 def _settings_from(options: argparse.Namespace) -> Iterator[None]:
-    """Set what the options say: environment variables, and the logging level."""
+    """Set what the options say: environment variables, and what is logged."""
+    global _attach_log
     before = {variable: os.environ.get(variable) for variable, *_ in _SETTINGS.values()}
     for variable, _, _ in _SETTINGS.values():
         os.environ.update(
             {variable: value} if (value := vars(options).get(variable)) else {}
         )
-    if options.verbose or options.quiet:
+    handlers: list[logging.Handler] = []
+
+    def attach(logger: logging.Logger) -> None:
         import logging
 
-        logging.basicConfig(stream=sys.stderr, format=f"{_PROGRAM}: %(message)s")
-        _logger().setLevel(logging.DEBUG if options.verbose else logging.ERROR)
+        if not handlers:
+            handlers.append(logging.StreamHandler(options.screen))
+            handlers[0].setFormatter(logging.Formatter(f"{_PROGRAM}: %(message)s"))
+            logger.addHandler(handlers[0])
+            level = logging.ERROR if options.quiet else logging.WARNING
+            logger.setLevel(logging.DEBUG if options.verbose else level)
+
+    _attach_log = attach
     try:
         yield
     finally:
+        _attach_log = None
+        options.screen.close()
+        for handler in handlers:
+            _logger().removeHandler(handler)
         for variable, value in before.items():
             os.environ.pop(variable, None)
             os.environ.update({variable: value} if value is not None else {})
 
 
-def _get_main_parser() -> argparse.ArgumentParser:
+def _get_main_parser(chosen: str | None = None) -> argparse.ArgumentParser:
+    """Return the parser; given a command, with the arguments of that one alone.
+
+    To make those of all takes 5 ms, half as long as Python takes to start.
+    """
     import argparse
 
     class ShowVersion(argparse.Action):
@@ -3510,22 +3823,29 @@ def _get_main_parser() -> argparse.ArgumentParser:
             print(_PROGRAM, __version__, f"sha256:{_digest_own_file()}")
             parser.exit()
 
+    def formatter(prog: str) -> argparse.HelpFormatter:
+        # which would import `shutil` to find this width
+        return argparse.HelpFormatter(prog, width=get_width(sys.stdout) - 2)
+
+    common: Any = {"formatter_class": formatter}
+    description = (__doc__ or "").split("\n")[0]
     parser = argparse.ArgumentParser(
-        prog=_PROGRAM, description=(__doc__ or "").split("\n")[0], epilog=_EXIT_CODES
+        prog=_PROGRAM, description=description, epilog=_EXIT_CODES, **common
     )
     text = "show the version, and the SHA-256 of this file as it stands"
     parser.add_argument("--version", action=ShowVersion, nargs=0, help=text)
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
-
-    def add(run: Callable[[argparse.Namespace], int], text: str, example: str) -> Any:
+    # without `prog`, argparse would compose a usage for it
+    commands = parser.add_subparsers(metavar="COMMAND", required=True, prog=_PROGRAM)
+    for run, (text, example, add_arguments) in _COMMANDS.items():
         name = run.__name__[len("_run_") :]
         epilog = f"example: {_PROGRAM} {name} {example}"
-        command = commands.add_parser(name, help=text, description=text, epilog=epilog)
-        command.set_defaults(run=run)
-        return command
-
-    _add_store_commands(add)
-    _add_cache_commands(add)
+        sentence = f"{text[0].upper()}{text[1:]}."
+        command = commands.add_parser(
+            name, help=text, description=sentence, epilog=epilog, **common
+        )
+        if chosen in (None, name):
+            command.set_defaults(run=run)
+            add_arguments(command)
     return parser
 
 
@@ -3539,44 +3859,6 @@ def _digest_own_file() -> str:
     return hashlib.sha256(cast(Any, __spec__).loader.get_data(__file__)).hexdigest()
 
 
-def _add_store_commands(add: Callable[..., Any]) -> None:
-    text = "publish a file or folder as a new asset"
-    command = add(_run_new, text, "model.bin nlp/bert --yes")
-    _add_publishing(command, "NAME")
-    text = "publish a file or folder as the next version of an asset"
-    command = add(_run_update, text, "model.bin nlp/bert:1")
-    _add_publishing(command, "NAME[:MAJOR]")
-    text = "publish the first version of the next major"
-    command.add_argument("--bump-major", action="store_true", help=text)
-    command = add(_run_list, "list the store's assets and versions", "'nlp/*'")
-    command.add_argument("glob", metavar="GLOB", nargs="?", default="*")
-    _add_settings(command, "--provider", "--bucket", "--prefix")
-
-
-def _add_cache_commands(add: Callable[..., Any]) -> None:
-    text = "print the local path of each asset, downloaded if need be"
-    command = add(_run_fetch, text, "nlp/bert:1 'nlp/bert:1.0[vocab.txt]'")
-    _add_specs(command)
-    text = "download again what is cached"
-    command.add_argument("--download", action="store_true", help=text)
-    text = "print each spec pinned to the version that it means now"
-    _add_specs(add(_run_resolve, text, "nlp/bert -r assets.txt"))
-    text = "delete local copies: of a version, or all of an asset; asks first"
-    command = add(_run_remove, text, "nlp/bert:0.1")
-    command.add_argument("specs", metavar="SPEC", nargs="+", help="name[:version]")
-    _add_consent(command)
-    _add_settings(command, "--assets-dir", "--versioning")
-    text = "delete local copies but the latest versions of each asset; asks first"
-    command = add(_run_prune, text, "--keep 2")
-    text = "how many versions of each asset to keep"
-    command.add_argument("--keep", metavar="N", type=int, required=True, help=text)
-    _add_consent(command)
-    _add_settings(command, "--assets-dir", "--versioning")
-    command = add(_run_info, "show a version's manifest and where it is", "nlp/bert:1")
-    command.add_argument("spec", metavar="SPEC", help="name[:version]")
-    _add_settings(command, *_SETTINGS)
-
-
 def _add_settings(command: argparse.ArgumentParser, *options: str) -> None:
     for option in options:
         variable, metavar, text = _SETTINGS[option]
@@ -3588,27 +3870,79 @@ def _add_settings(command: argparse.ArgumentParser, *options: str) -> None:
     command.add_argument("--json", action="store_true", help="print one JSON document")
 
 
-def _add_publishing(command: argparse.ArgumentParser, target: str) -> None:
-    command.add_argument("path", metavar="PATH", help="file or folder to publish")
+def _add_flag(command: argparse.ArgumentParser, text: str, *names: str) -> None:
+    command.add_argument(*names, action="store_true", help=text)
+
+
+def _add_new(command: argparse.ArgumentParser, target: str = "NAME") -> None:
+    text = "file or folder to publish; or s3://, gs:// or az://BUCKET/KEY"
+    command.add_argument("path", metavar="PATH", help=text)
     command.add_argument("spec", metavar=target, help="asset to publish it as")
     text = "make one object of a folder, a tar: faster where there are many files"
-    command.add_argument("--pack", action="store_true", help=text)
+    _add_flag(command, text, "--pack")
     _add_consent(command)
-    _add_settings(command, "--provider", "--bucket", "--prefix", "--versioning")
+    _add_settings(command, *_STORE, "--versioning")
+
+
+def _add_update(command: argparse.ArgumentParser) -> None:
+    _add_new(command, "NAME[:MAJOR]")
+    _add_flag(command, "publish the first version of the next major", "--bump-major")
 
 
 def _add_consent(command: argparse.ArgumentParser) -> None:
-    command.add_argument("-y", "--yes", action="store_true", help="do not ask")
-    text = "say what would be done, and change nothing"
-    command.add_argument("--dry-run", action="store_true", help=text)
+    _add_flag(command, "do not ask", "-y", "--yes")
+    _add_flag(command, "say what would be done, and change nothing", "--dry-run")
+
+
+def _add_list(command: argparse.ArgumentParser) -> None:
+    text = "names to list, as 'nlp/*'; all without it"
+    command.add_argument("glob", metavar="GLOB", nargs="?", default="*", help=text)
+    _add_flag(command, "list the local copies, with size and date", "--local")
+    text = "a line for each version: date, size, files, who pushed it"
+    _add_flag(command, text, "-l", "--long")
+    _add_settings(command, *_SETTINGS)
 
 
 def _add_specs(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "specs", metavar="SPEC", nargs="*", help="name[:version][[part]]"
-    )
+    text = "name[:version][[part]]"
+    command.add_argument("specs", metavar="SPEC", nargs="*", help=text)
     text = "read specs from a file, one a line; # begins a comment"
     command.add_argument("-r", metavar="FILE", dest="file", help=text)
+    _add_settings(command, *_SETTINGS)
+
+
+def _add_fetch(command: argparse.ArgumentParser) -> None:
+    _add_specs(command)
+    _add_flag(command, "download again what is cached", "--download")
+
+
+def _add_info(command: argparse.ArgumentParser) -> None:
+    command.add_argument("spec", metavar="SPEC", help="name[:version]")
+    _add_settings(command, *_SETTINGS)
+
+
+def _add_verify(command: argparse.ArgumentParser) -> None:
+    text = "name[:version][[part]]; all local copies without it"
+    command.add_argument("specs", metavar="SPEC", nargs="*", help=text)
+    _add_settings(command, *_SETTINGS)
+
+
+def _add_remove(command: argparse.ArgumentParser) -> None:
+    command.add_argument("specs", metavar="SPEC", nargs="+", help="name[:version]")
+    _add_consent(command)
+    _add_settings(command, *_CACHE)
+
+
+def _add_prune(command: argparse.ArgumentParser) -> None:
+    text = "how many versions of each asset to keep"
+    command.add_argument("--keep", metavar="N", type=int, required=True, help=text)
+    _add_consent(command)
+    _add_settings(command, *_CACHE)
+
+
+def _add_doctor(command: argparse.ArgumentParser) -> None:
+    text = "also publish a probe object, which is deleted again"
+    _add_flag(command, text, "--write")
     _add_settings(command, *_SETTINGS)
 
 
@@ -3629,70 +3963,163 @@ def _read_specs(options: argparse.Namespace) -> list[str]:
 
 
 def _run_new(options: argparse.Namespace) -> int:
-    spec, provider = AssetSpec.from_string(options.spec), StorageProvider()
+    spec = AssetSpec.from_string(options.spec)
     if spec.version or spec.sub_part:
         raise InvalidAssetSpecError(
             options.spec, "a new asset is given by its NAME alone"
         )
     check_new_name(spec.name)
-    if not _confirm_publishing(options, f"the new asset {spec.name!r}", provider):
-        return _fail("declined, nothing was published", 1)
-    pack, dry_run = options.pack, options.dry_run
-    version = provider.new(options.path, spec.name, dry_run=dry_run, pack=pack)
-    return _print_published(options, spec.name, version)
+    return _publish(options, spec, f"the new asset {spec.name!r}")
 
 
 def _run_update(options: argparse.Namespace) -> int:
-    spec, provider = AssetSpec.from_string(options.spec), StorageProvider()
+    spec = AssetSpec.from_string(options.spec)
     if spec.is_version_complete() or spec.sub_part:
         raise InvalidAssetSpecError(options.spec, "an update takes NAME or NAME:MAJOR")
-    what = f"the next version of {str(spec)!r}"
-    if not _confirm_publishing(options, what, provider):
-        return _fail("declined, nothing was published", 1)
-    how = {name: getattr(options, name) for name in ("bump_major", "dry_run", "pack")}
-    version = provider.update(options.path, spec.name, spec.version, **how)
-    return _print_published(options, spec.name, version)
+    return _publish(options, spec, f"the next version of {str(spec)!r}")
 
 
-def _confirm_publishing(
-    options: argparse.Namespace, what: str, provider: StorageProvider
-) -> bool:
+def _publish(options: argparse.Namespace, spec: AssetSpec, what: str) -> int:
+    provider = StorageProvider(on_progress=options.on_progress)
     uri = provider.driver.get_object_uri(provider.prefix)
-    return _confirm(options, f"Publish {options.path!r} as {what} in {uri}?")
+    if not _confirm(options, f"Publish {options.path!r} as {what} in {uri}?"):
+        return _fail("declined, nothing was published", 1)
+    publish: Any = provider.new
+    how = {"dry_run": options.dry_run, "pack": options.pack}
+    if "bump_major" in options:
+        publish, how["bump_major"] = provider.update, options.bump_major
+    with _local_source(options) as path:
+        version = publish(path, spec.name, spec.version, **how)
+    document = {"name": spec.name, "version": version, "dry_run": options.dry_run}
+    return _print(options, document, [f"{spec.name}:{version}"])
+
+
+@contextmanager
+def _local_source(options: argparse.Namespace) -> Iterator[str]:
+    """Yield the path of what is to be published; what a URL names is fetched first."""
+    import tempfile
+
+    url = re.fullmatch(r"(s3|gs|az)://([^/]+)/*(.*)", options.path)
+    if not url:
+        yield options.path
+        return
+    provider = StorageProvider(
+        provider=_SCHEMES[url[1]], bucket=url[2], on_progress=options.on_progress
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        yield provider.download_objects(url[3], folder)
 
 
 def _confirm(options: argparse.Namespace, question: str) -> bool:
     if options.yes or options.dry_run:
         return True
-    if sys.stdin is None or sys.stdin.closed or not sys.stdin.isatty():
+    if not _is_terminal(sys.stdin):
         raise ConfigurationError("cannot ask without a terminal: agree with --yes")
     print(question, "[y/N] ", end="", file=sys.stderr, flush=True)
     return sys.stdin.readline().strip() in ("y", "Y", "yes")
 
 
-def _print_published(options: argparse.Namespace, name: str, version: str) -> int:
-    document = {"name": name, "version": version, "dry_run": options.dry_run}
-    return _print(options, document, [f"{name}:{version}"])
-
-
 def _run_list(options: argparse.Namespace) -> int:
-    from fnmatch import fnmatchcase
-
+    if options.local:
+        return _list_copies(options)
     provider = StorageProvider()
     assets = dict(provider.iterate_assets())
-    found = {name: assets[name] for name in assets if fnmatchcase(name, options.glob)}
+    found = {name: assets[name] for name in assets if _is_wanted(name, options)}
     if not found:
         where = provider.driver.get_object_uri(provider.prefix)
         print(f"{_PROGRAM}: no such assets below {where}", file=sys.stderr)
+    if options.long:
+        return _list_versions(options, provider, found)
     width = max(map(len, found), default=0)
-    lines = [f"{name:{width}}  {' '.join(found[name])}" for name in found]
+    room = get_width(sys.stdout) - width - 2 if _is_terminal(sys.stdout) else None
+    lines = [f"{name:{width}}  {fit_versions(found[name], room)}" for name in found]
     return _print(options, found, lines)
 
 
+def _is_wanted(name: str, options: argparse.Namespace) -> bool:
+    from fnmatch import fnmatchcase
+
+    return fnmatchcase(name, options.glob)
+
+
+def fit_versions(versions: Sequence[str], room: int | None) -> str:
+    """Return as many versions as fit into so many characters, and how many there are.
+
+    They come in order; the first is there however narrow it is. None: there is room.
+    """
+    text, shown = " ".join(versions), len(versions)
+    while room is not None and len(text) > room and shown > 1:
+        shown -= 1
+        text = f"{' '.join(versions[:shown])} ... ({len(versions)} versions)"
+    return text
+
+
+def _list_versions(
+    options: argparse.Namespace, provider: StorageProvider, found: dict[str, list[str]]
+) -> int:
+    """Print a line for each version in the store."""
+    pairs = [(name, version) for name in found for version in found[name]]
+    manifests = provider.read_manifests(pairs)
+    document, rows = [], []
+    for (name, version), manifest in zip(pairs, manifests):
+        date, size, pushed_by, files = None, None, None, None
+        if manifest:
+            date, pushed_by = map(manifest.document.get, ("push_date", "pushed_by"))
+            size, files = manifest.size, len(manifest.files)
+        row = {"name": name, "version": version, "push_date": date, "size": size}
+        document.append({**row, "files": files, "pushed_by": pushed_by})
+        count = "-" if files is None else f"{files} file{'s' * (files != 1)}"
+        rows.append((f"{name}:{version}", _show_date(date), size, count, pushed_by))
+    return _print(options, document, _align(rows))
+
+
+def _list_copies(options: argparse.Namespace) -> int:
+    """Print a line for each version in the assets dir."""
+    manager = AssetsManager()
+    document, rows = [], []
+    for copy in manager.iterate_copies():
+        if _is_wanted(copy.name, options):
+            document.append(copy._asdict())
+            is_partial = "in part" if copy.is_partial else "whole"
+            name = f"{copy.name}:{copy.version}"
+            rows.append((name, _show_date(copy.date), copy.size, is_partial))
+    if not rows:
+        where = f"in {manager.assets_dir!r}"
+        print(f"{_PROGRAM}: no such copies {where}", file=sys.stderr)
+    return _print(options, document, _align(rows))
+
+
+def _show_date(date: object) -> str:
+    """Return a time as people read it, to the minute, in UTC."""
+    from datetime import timezone
+
+    with suppress(ValueError, TypeError):
+        time_of_day = parse_date(cast(str, date)).astimezone(timezone.utc)
+        return time_of_day.strftime("%Y-%m-%d %H:%M")
+    return "-"
+
+
+def _align(rows: Sequence[Sequence[object]]) -> Iterator[str]:
+    """Return lines whose columns are aligned, those of sizes to the right."""
+    shown = [
+        [show_size(one) if isinstance(one, int) else str(one or "-") for one in row]
+        for row in rows
+    ]
+    widths = [max(map(len, column)) for column in zip(*shown)]
+    for row, texts in zip(rows, shown):
+        cells = (
+            text.rjust(width) if isinstance(one, int) else text.ljust(width)
+            for one, text, width in zip(row, texts, widths)
+        )
+        yield "  ".join(cells).rstrip()
+
+
 def _run_fetch(options: argparse.Namespace) -> int:
-    specs, manager, found = _read_specs(options), AssetsManager(), []
+    specs, found = _read_specs(options), []
+    manager = AssetsManager(on_progress=options.on_progress)
     for text in specs:
-        info = manager.fetch_asset(text, True, options.download or None)
+        with _suggesting(manager):
+            info = manager.fetch_asset(text, True, options.download or None)
         path, version, from_cache = info["path"], info["version"], info["from_cache"]
         found.append(
             {
@@ -3703,14 +4130,70 @@ def _run_fetch(options: argparse.Namespace) -> int:
             }
         )
         if not options.json:
+            options.screen.close()
             print(os.path.abspath(path), flush=True)
     return _print(options, found, [])
 
 
+@contextmanager
+def _suggesting(manager: AssetsManager) -> Iterator[None]:
+    """Add to an error about an asset that is not there which one may be meant."""
+    try:
+        yield
+    except (AssetDoesNotExistError, LocalAssetDoesNotExistError) as error:
+        from difflib import get_close_matches
+
+        name, names = vars(error)["name"], list[str]()
+        with suppress(ModelkitAssetsError, OSError):
+            names = manager.find_names(_MOST_NAMES)
+        near = [] if name in names else get_close_matches(name, names, cutoff=0.5)
+        if not near:
+            raise
+        hint = vars(error).get("hint", "it is not in the assets dir")
+        hint += f"; is it {' or '.join(map(repr, near))}?"
+        raise AssetDoesNotExistError(name, vars(error)["version"], hint) from error
+
+
 def _run_resolve(options: argparse.Namespace) -> int:
-    specs, manager = _read_specs(options), AssetsManager()
-    pinned = [str(manager.resolve(text)) for text in specs]
+    specs, manager, pinned = _read_specs(options), AssetsManager(), []
+    for text in specs:
+        with _suggesting(manager):
+            pinned.append(str(manager.resolve(text)))
     return _print(options, pinned, pinned)
+
+
+def _run_verify(options: argparse.Namespace) -> int:
+    manager, code = AssetsManager(on_progress=options.on_progress), 0
+    document = []
+    for spec in _find_copies(manager, options.specs):
+        wrong = manager.verify(spec)
+        state = "no digests" if wrong is None else "wrong" if wrong else "right"
+        document.append({"spec": str(spec), "state": state, "wrong": wrong or []})
+        code = max(code, {"right": 0, "no digests": 1, "wrong": 6}[state])
+        options.screen.close()
+        for path in wrong or ():
+            hint = f"is not what was published: `fetch --download {spec}` replaces it"
+            print(f"{_PROGRAM}: {path!r} {hint}", file=sys.stderr)
+        if not options.json:
+            print(f"{state:10}  {spec}", flush=True)
+    return _print(options, document, []) or code
+
+
+def _find_copies(manager: AssetsManager, texts: Sequence[str]) -> Iterator[AssetSpec]:
+    """Yield what is to be verified: where there is no version, all local copies."""
+    copies = list(manager.iterate_copies())
+    specs = [AssetSpec.from_string(text) for text in texts]
+    for spec in specs:
+        part = spec.sub_part
+        versions = [copy.version for copy in copies if copy.name == spec.name]
+        if spec.version or not versions:
+            with _suggesting(manager):
+                yield manager.resolve(spec)
+            continue
+        for version in versions:
+            yield AssetSpec(spec.name, version=version, sub_part=part)
+    for copy in () if texts else copies:
+        yield AssetSpec(copy.name, version=copy.version)
 
 
 def _run_remove(options: argparse.Namespace) -> int:
@@ -3739,9 +4222,10 @@ def _remove(
 
 def _run_info(options: argparse.Namespace) -> int:
     manager = AssetsManager()
-    spec = manager.resolve(options.spec)
-    _require_part(spec, not spec.sub_part)
-    manifest, provider = manager.find_manifest(spec), manager.storage_provider
+    with _suggesting(manager):
+        spec = manager.resolve(options.spec)
+        _require_part(spec, not spec.sub_part)
+        manifest, provider = manager.find_manifest(spec), manager.storage_provider
     document: dict[str, Any] = {"spec": str(spec), "path": manager.find_path(spec)}
     if provider:
         object_name = provider.get_object_name(spec.name, cast(str, spec.version))
@@ -3756,11 +4240,178 @@ def _run_info(options: argparse.Namespace) -> int:
     return _print(options, document, lines)
 
 
+def _run_doctor(options: argparse.Namespace) -> int:
+    checks: list[dict[str, object]] = []
+    made: list[StorageProvider] = []
+
+    def examine(name: str, check: Callable[[], str]) -> bool:
+        state, code = "ok", 0
+        try:
+            detail = check()
+        except (ModelkitAssetsError, OSError) as error:
+            state, detail = "failed", str(error)
+            code = getattr(error, "exit_code", 1)
+        checks.append({"check": name, "state": state, "detail": detail, "code": code})
+        return not code
+
+    def configure() -> str:
+        made.append(StorageProvider())
+        made[0].timeout = min(made[0].timeout, _DOCTOR_TIMEOUT_S)
+        return cast(str, made[0].provider)
+
+    is_offline = not find_setting("MODELKIT_STORAGE_PROVIDER")[0]
+    if is_offline and not options.write:
+        text = "none: pre-downloaded mode, only what is cached is served"
+        examine("provider", lambda: text)
+    elif examine("provider", configure):
+        is_well = examine("SDK", lambda: _check_sdk(made[0]))
+        is_well = is_well and examine("list", lambda: _check_listing(made[0]))
+        is_well = is_well and examine("read", lambda: _check_reading(made[0]))
+        if is_well and options.write:
+            examine("write", lambda: _check_writing(made[0]))
+    examine("assets dir", lambda: _check_assets_dir(made, is_offline))
+    settings = list(_find_settings(options))
+    lines = [*_align([tuple(one.values()) for one in settings]), ""]
+    lines += [f"{one['state']:6}  {one['check']}: {one['detail']}" for one in checks]
+    _print(options, {"settings": settings, "checks": checks}, lines)
+    return next((cast(int, one["code"]) for one in checks if one["code"]), 0)
+
+
+def _find_settings(options: argparse.Namespace) -> Iterator[dict[str, str]]:
+    """Yield each setting, its value unless that is a secret, and where it is from."""
+    given = {variable: option for option, (variable, *_) in _SETTINGS.items()}
+    for variable in _DEFAULTS:
+        value, source = find_setting(variable)
+        if vars(options).get(variable):
+            source = given[variable]
+        yield {"setting": variable, "value": str(value or "-"), "from": source}
+    driver: object = None
+    with suppress(ModelkitAssetsError):
+        driver = load_driver(find_setting("MODELKIT_STORAGE_PROVIDER")[0] or "local")
+    for variable, is_secret in getattr(driver, "variables", {}).items():
+        value = os.environ.get(variable)
+        shown = "***" if is_secret and value else value or "-"
+        shown = re.sub("//[^/]*@", "//***@", shown)  # of a URL that has a password
+        source = "environment" if value else "not set"
+        yield {"setting": variable, "value": shown, "from": source}
+
+
+def _check_sdk(provider: StorageProvider) -> str:
+    package = getattr(provider.driver, "package", None)
+    provider.retry(provider.prefix, lambda: getattr(provider.driver, "client", None))
+    return f"{package} is there" if package else "none is needed"
+
+
+def _check_listing(provider: StorageProvider) -> str:
+    names = provider.driver.iterate_objects(provider.prefix)
+    first = provider.retry(provider.prefix, lambda: next(names, None))
+    where = provider.driver.get_object_uri(provider.prefix)
+    return f"{where} can be listed" + ("" if first else ", and is empty")
+
+
+def _check_reading(provider: StorageProvider) -> str:
+    from itertools import islice
+
+    names = islice(provider.driver.iterate_objects(provider.prefix), _MOST_NAMES)
+    lists = (name for name in names if name.endswith(".versions"))
+    found = provider.retry(provider.prefix, lambda: next(lists, None))
+    if not found:
+        return "there is nothing to read yet"
+    provider.retry(found, lambda: provider.driver.read_object(found))
+    return f"{found!r} can be read"
+
+
+def _check_writing(provider: StorageProvider) -> str:
+    """Write an object under each condition, and delete it."""
+    name = f"{provider.prefix}/modelkit-assets-probe-{_token()}"
+
+    def write(data: bytes, if_match: str) -> str:
+        """Return the etag; `""` where the condition failed."""
+        attempt = lambda: provider.driver.write_object(data, name, if_match=if_match)  # noqa: E731
+        with suppress(FileExistsError):
+            return provider.retry(name, attempt)
+        return ""
+
+    first = write(b"1", "")
+    try:
+        second = write(b"2", first)
+        if not second or write(b"3", "") or write(b"3", first):
+            text = "the store ignores conditional writes, so of concurrent publishers "
+            raise StorageDriverError(text + "one may be lost: publish from one place")
+        if provider.retry(name, lambda: provider.driver.read_object(name))[0] != b"2":
+            raise StorageDriverError(f"{name!r} is not what was written")
+    finally:
+        provider.retry(name, lambda: provider.driver.delete_object(name))
+    return "objects can be created and replaced, and conditional writes are honoured"
+
+
+def _check_assets_dir(made: list[StorageProvider], is_offline: bool) -> str:
+    import shutil
+    import tempfile
+
+    folder = AssetsManager(storage_provider=next(iter(made), None)).assets_dir
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        if is_offline:
+            return f"{folder!r} is read-only, which pre-downloaded mode may be"
+        raise AssetsDirError(folder, error.strerror) from error
+    free = show_size(shutil.disk_usage(folder).free)
+    return f"{folder!r} can be written, {free} are free"
+
+
 def _print(options: argparse.Namespace, document: Any, lines: Iterable[str]) -> int:
     """Print the result of a command, as one JSON document or as lines; return 0."""
     for line in [json.dumps(document, indent=2)] if options.json else lines:
         print(line)
     return 0
+
+
+# each command's function, what it does, an example, and what makes its arguments
+_COMMANDS: dict[Callable[[Any], int], tuple[str, str, Callable[[Any], None]]] = {
+    _run_new: (
+        "publish a file or folder as a new asset; asks first",
+        "model.bin nlp/bert --yes",
+        _add_new,
+    ),
+    _run_update: (
+        "publish a file or folder as the next version of an asset; asks first",
+        "model.bin nlp/bert:1",
+        _add_update,
+    ),
+    _run_list: ("list the store's assets and versions", "'nlp/*' --long", _add_list),
+    _run_fetch: (
+        "print the local path of each asset, downloaded if need be",
+        "nlp/bert:1 'nlp/bert:1.0[vocab.txt]'",
+        _add_fetch,
+    ),
+    _run_resolve: (
+        "print each spec pinned to the version that it means now",
+        "-r assets.txt > assets.lock",
+        _add_specs,
+    ),
+    _run_info: ("show a version's manifest and where it is", "nlp/bert:1", _add_info),
+    _run_verify: (
+        "check local copies against the digests of what was published",
+        "nlp/bert:0.1",
+        _add_verify,
+    ),
+    _run_remove: (
+        "delete local copies: of a version, or all of an asset; asks first",
+        "nlp/bert:0.1",
+        _add_remove,
+    ),
+    _run_prune: (
+        "delete local copies but the latest versions of each asset; asks first",
+        "--keep 2",
+        _add_prune,
+    ),
+    _run_doctor: (
+        "show the settings, and check that store and assets dir can be used",
+        "--provider s3 --bucket models --write",
+        _add_doctor,
+    ),
+}
 
 
 if __name__ == "__main__":

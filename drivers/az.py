@@ -70,6 +70,7 @@ class Driver:
     """
 
     package = "azure-storage-blob"  # what pip installs
+    variables = {_VARIABLE: True}  # and whether they are secret
 
     def __init__(self, bucket: str, client: Any = None, **settings: Any) -> None:
         given = settings.get("connection_string") or settings.get(_VARIABLE.lower())

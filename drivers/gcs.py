@@ -80,6 +80,7 @@ class Driver:
     """
 
     package = "google-cloud-storage"  # what pip installs
+    variables = {_VARIABLE: False}  # and whether they are secret
 
     def __init__(self, bucket: str, client: Any = None, **settings: Any) -> None:
         given = settings.get("service_account_path") or settings.get(_VARIABLE.lower())

@@ -69,6 +69,15 @@ class Driver:
     """
 
     package = "boto3"  # what pip installs
+    variables = {  # and whether they are secret
+        "AWS_ACCESS_KEY_ID": True,
+        "AWS_SECRET_ACCESS_KEY": True,
+        "AWS_SESSION_TOKEN": True,
+        "AWS_DEFAULT_REGION": False,
+        "AWS_DEFAULT_PROFILE": False,
+        "S3_ENDPOINT": False,
+        "AWS_KMS_KEY_ID": False,
+    }
 
     def __init__(self, bucket: str, client: Any = None, **settings: Any) -> None:
         def get(name: str, alias: str = "") -> str | None:

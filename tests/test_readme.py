@@ -65,39 +65,6 @@ def model(project):
     """The folders that the examples name."""
     for folder in ("model", "store", "assets"):
         (project / folder).mkdir()
-    subprocess.run([sys.executable, "-c", block], cwd=project, env=environ, check=True)
-
-
-def read_moving_table():
-    """Return (module, names, what they have become here) of each row of names."""
-    section = TEXT.partition("## Moving from modelkit\n")[2].partition("\n## ")[0]
-    rows, module = [], ""
-    for cells in re.findall(r"^\| (.*)\| (.*) \| (.*) \|$", section, re.MULTILINE):
-        first, names, new = (re.findall("`([^`]+)`", cell) for cell in cells)
-        if first and not first[0].startswith("modelkit"):
-            break
-        module = first[0] if first else module
-        if cells[2].startswith("the same"):
-            new = names
-        if names:
-            rows.append((module, names, new))
-    return rows
-
-
-def test_each_name_that_one_of_modelkits_has_become_exists():
-    rows = read_moving_table()
-    assert len(rows) > 15
-    commands = modelkit_assets._get_main_parser().format_help()
-    for module, _, new in rows:
-        assert new
-        for name in new:
-            if " " in module:
-                assert f"\n    {name} " in commands, name
-            elif name.startswith("drivers/"):
-                assert "class Driver:" in (ROOT / name).read_text(encoding="utf-8")
-            else:
-                assert name in (*modelkit_assets.__all__, "Driver"), name
-
     (project / "model" / "vocab.txt").write_text("one two")
     return project / "model"
 
@@ -188,3 +155,37 @@ def test_the_layout_of_a_copy_can_be_imported_and_run(tmp_path, environ):
         run(*one.split(), "--version", cwd=tmp_path, env=environ) for one in commands
     }
     assert len(shown) == 1
+
+
+# ------------------------------------------------------------ moving from modelkit
+
+
+def read_moving_table():
+    """Return (module, names, what they have become here) of each row of names."""
+    section = TEXT.partition("## Moving from modelkit\n")[2].partition("\n## ")[0]
+    rows, module = [], ""
+    for cells in re.findall(r"^\| (.*)\| (.*) \| (.*) \|$", section, re.MULTILINE):
+        first, names, new = (re.findall("`([^`]+)`", cell) for cell in cells)
+        if first and not first[0].startswith("modelkit"):
+            break
+        module = first[0] if first else module
+        if cells[2].startswith("the same"):
+            new = names
+        if names:
+            rows.append((module, names, new))
+    return rows
+
+
+def test_each_name_that_one_of_modelkits_has_become_exists():
+    rows = read_moving_table()
+    assert len(rows) > 15
+    commands = modelkit_assets._get_main_parser().format_help()
+    for module, _, new in rows:
+        assert new
+        for name in new:
+            if " " in module:
+                assert f"\n    {name} " in commands, name
+            elif name.startswith("drivers/"):
+                assert "class Driver:" in (ROOT / name).read_text(encoding="utf-8")
+            else:
+                assert name in (*modelkit_assets.__all__, "Driver"), name

@@ -1267,10 +1267,12 @@ class LocalDriver:
                 sink.write(data)
                 left -= len(data)
 
-    def upload_object(self, path: str, name: str) -> None:
+    def upload_object(
+        self, path: str, name: str, advance: Advance = lambda size: None
+    ) -> None:
         """Copy a file to its object."""
         with self._staged(name) as (staged, target):
-            copy_file(path, staged)
+            copy_file(path, staged, advance)
             os.replace(staged, target)
 
     def copy_object(self, source: str, name: str) -> None:
@@ -1410,16 +1412,16 @@ def _windows_lock(descriptor: int, wait: bool) -> None:
     windows.locking(descriptor, windows.LK_LOCK if wait else windows.LK_NBLCK, 1)
 
 
-def copy_file(source: str, target: str) -> None:
+def copy_file(source: str, target: str, advance: Advance) -> None:
     """Copy a file's bytes, without moving them where the disk can share them."""
-    import shutil
-
-    try:
-        with open(source, "rb") as one, open(target, "wb") as other:
+    with open(source, "rb", buffering=0) as one, open(target, "wb") as other:
+        try:
             # FICLONE: https://man7.org/linux/man-pages/man2/ioctl_ficlone.2.html
             fcntl.ioctl(other, 0x40049409, one.fileno())
-    except (OSError, AttributeError):
-        shutil.copyfile(source, target)
+        except (OSError, AttributeError):
+            while data := one.read(_CHUNK):
+                other.write(data)
+                advance(len(data))
 
 
 def _token() -> str:
@@ -1880,7 +1882,7 @@ class _Transfer:
         def copy(file: ManifestFile) -> ManifestFile:
             path = local_path(root, file.path)
             with suppress(OSError):  # where it has gone meanwhile
-                copy_file(copies[file.sha256 or ""], path)
+                copy_file(copies[file.sha256 or ""], path, lambda size: None)
                 if file.executable:
                     _make_executable(path)
             return file

@@ -146,8 +146,8 @@ def test_what_grows_while_it_is_copied_is_noticed(
     fetch(f"{NAME}:0.0")
     copy_file = ma.copy_file
 
-    def copy_and_grow(source, target):
-        copy_file(source, target)
+    def copy_and_grow(source, target, advance):
+        copy_file(source, target, advance)
         with open(target, "ab") as file:
             file.write(b"more")
 

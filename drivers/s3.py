@@ -11,7 +11,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from typing import Any
-from urllib.parse import quote
 
 _CHUNK = 1 << 20  # bytes written to a sink at a time
 _USER_AGENT = "modelkit-assets"
@@ -231,7 +230,7 @@ class _Reader:
         answer = self._send(name, headers) if self._base else None
         if not answer:
             answer = self.client.get_object(Bucket=bucket, Key=name, **headers)
-            url, path = self._first[0].url, "/" + quote(name, safe="/~")
+            url, path = self._first[0].url, _quote(name)
             if url.endswith(path) and self._is_safe(url):
                 self._base = url[: -len(path)]
         return answer
@@ -251,7 +250,7 @@ class _Reader:
         from botocore.exceptions import ClientError
         from botocore.response import StreamingBody
 
-        url = f"{self._base}/{quote(name, safe='/~')}"
+        url = self._base + _quote(name)
         first, signer = self._first
         headers = {"User-Agent": first.headers["User-Agent"], **headers}
         request = AWSRequest("GET", url, headers, stream_output=True)
@@ -269,6 +268,12 @@ class _Reader:
             return None
         metadata = {"ResponseMetadata": {"HTTPStatusCode": status}}
         raise ClientError({"Error": {"Code": status, **found}, **metadata}, "GetObject")
+
+
+def _quote(name: str) -> str:
+    from urllib.parse import quote  # which a cached fetch has no need of
+
+    return "/" + quote(name, safe="/~")
 
 
 def _make_client(key: Any, secret: Any, token: Any, region: Any, endpoint: Any) -> Any:

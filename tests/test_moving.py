@@ -119,8 +119,8 @@ def test_the_environment_variables_of_modelkits_assets_are_settings_here():
         re.findall(r"\"((?:MODELKIT|AWS|S3|AZURE|GOOGLE)_[A-Z0-9_]+)\"", sources)
     )
     assert len(used) > 10
-    settings = TEXT.partition("## Settings")[2].partition("\n## ")[0]
-    assert used <= set(re.findall("`([A-Z0-9_]+)`", settings))
+    tables = TEXT.partition("## Choose a store")[2]
+    assert used <= set(re.findall("`([A-Z0-9_]+)`", tables))
 
 
 SAME = [

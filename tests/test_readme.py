@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from servers import Moto
 
 import modelkit_assets
 
@@ -34,7 +35,8 @@ def environ(tmp_path):
 
 
 def test_the_first_command_runs_the_main_job_and_prints_what_is_shown(project, environ):
-    command, shown = find_blocks("sh")[0], find_blocks("text")[0]
+    (command,) = (block for block in find_blocks("sh") if "core=" in block)
+    shown = find_blocks("text")[0]
     done = subprocess.run(
         ["sh", "-eu", "-c", command],
         cwd=project, env=environ, capture_output=True, text=True,
@@ -52,12 +54,18 @@ def test_the_tests_that_attack_the_promises_are_there():
         assert f"def {test}(" in source, test
 
 
-def test_every_python_example_is_run_here():
-    assert [is_of_dask(block) for block in find_blocks("python")] == [False, True]
+def find_example(word):
+    """Return the one Python example that a word occurs in."""
+    (block,) = (block for block in find_blocks("python") if word in block)
+    return block
 
 
-def is_of_dask(block):
-    return "dask" in block
+def test_every_example_is_run_by_a_test():
+    for word in ("provider.new", "dask", "sqlite"):
+        assert find_example(word)
+    assert len(find_blocks("python")) == 3
+    # the demonstration, the two commands, S3, Docker (test_images.py), CI's
+    assert len(find_blocks("sh")) == 5
 
 
 @pytest.fixture
@@ -77,9 +85,71 @@ def run(*args, **where):
 
 
 def test_the_python_example_runs(project, model, environ):
-    (block,) = (block for block in find_blocks("python") if not is_of_dask(block))
+    block = find_example("provider.new")
     shown = run("-c", block, cwd=project, env=environ)
     assert shown.decode() == f"{project}/assets/nlp/bert/0.1 0.0 False\n"
+
+
+def run_shell(commands, **where):
+    """Run a block in which `python3` is ours, and what pip installs is there."""
+    commands = re.sub("^pip install .*$", "", commands, flags=re.MULTILINE)
+    commands = commands.replace("python3 ", f"{sys.executable} ")
+    command = ["bash", "-euc", commands]
+    done = subprocess.run(command, capture_output=True, timeout=60, **where)
+    assert done.returncode == 0, done.stderr.decode()
+    return done.stdout.decode()
+
+
+def test_the_two_commands_run(project, model, environ):
+    (commands,) = (block for block in find_blocks("sh") if block.count("\n") == 2)
+    environ["MODELKIT_STORAGE_PROVIDER"] = "local"
+    environ["MODELKIT_STORAGE_BUCKET"] = "store"
+    environ["MODELKIT_ASSETS_DIR"] = "assets"
+    shown = run_shell(
+        commands.replace("model nlp/bert", "model nlp/bert --yes"),
+        cwd=project,
+        env=environ,
+    )
+    assert shown == f"nlp/bert:0.0\n{project}/assets/nlp/bert/0.0\n"
+
+
+@pytest.mark.server
+def test_the_way_to_s3_leads_there(project, environ, tmp_path):
+    (commands,) = (block for block in find_blocks("sh") if "S3_ENDPOINT" in block)
+    with Moto(tmp_path / "moto") as server:
+        server.create_bucket("models")
+        for example, real in (
+            ("https://s3.example.com", server.endpoint),
+            ("=KEY", f"={server.key}"),
+            ("=SECRET", f"={server.secret}"),
+        ):
+            assert example in commands
+            commands = commands.replace(example, real)
+        shown = run_shell(commands, cwd=project, env=environ)
+        assert "failed" not in shown
+        assert shown.endswith(f"nlp/bert:0.0\n{project}/assets/nlp/bert/0.0\n")
+        names = server.client().list_objects_v2(Bucket="models")["Contents"]
+        assert len(names) == 3
+
+
+def test_the_example_of_a_driver_keeps_its_promises(project, model, environ):
+    (project / "drivers" / "sqlite.py").write_text(find_example("sqlite"))
+    environ["MODELKIT_STORAGE_PROVIDER"] = "sqlite"
+    environ["MODELKIT_STORAGE_BUCKET"] = "store.db"
+    environ["MODELKIT_ASSETS_DIR"] = "assets"
+    for arguments in (
+        ["doctor", "--write"],
+        ["new", model, "nlp/bert", "--yes"],
+        ["update", model, "nlp/bert", "--yes", "--pack"],
+        ["fetch", "nlp/bert:0.0", "nlp/bert[vocab.txt]"],
+        ["list", "--long"],
+    ):
+        shown = run("modelkit_assets.py", *arguments, cwd=project, env=environ)
+    assert [line.split()[0] for line in shown.decode().splitlines()] == [
+        "nlp/bert:0.1",
+        "nlp/bert:0.0",
+    ]
+    assert (project / "assets/nlp/bert/0.1/vocab.txt").read_text() == "one two"
 
 
 # ------------------------------------------------------------ Dask, and Spark's way
@@ -92,8 +162,7 @@ def job(project, model, environ):
     environ["MODELKIT_STORAGE_BUCKET"] = "store"
     command = ["modelkit_assets.py", "new", model, "nlp/bert", "--yes"]
     run(*command, cwd=project, env=environ)
-    (block,) = filter(is_of_dask, find_blocks("python"))
-    (project / "job.py").write_text(block)
+    (project / "job.py").write_text(find_example("dask"))
     return project / "job.py"
 
 

@@ -1262,10 +1262,7 @@ class LocalDriver:
         """Write an object's bytes from start on to the sink."""
         with self._open(name) as file:
             file.seek(min(start, os.fstat(file.fileno()).st_size))
-            left = sys.maxsize if length is None else length
-            while left > 0 and (data := file.read(min(_CHUNK, left))):
-                sink.write(data)
-                left -= len(data)
+            _copy_bytes(file, sink.write, length=length)
 
     def upload_object(
         self, path: str, name: str, advance: Advance = lambda size: None
@@ -1419,9 +1416,21 @@ def copy_file(source: str, target: str, advance: Advance) -> None:
             # FICLONE: https://man7.org/linux/man-pages/man2/ioctl_ficlone.2.html
             fcntl.ioctl(other, 0x40049409, one.fileno())
         except (OSError, AttributeError):
-            while data := one.read(_CHUNK):
-                other.write(data)
-                advance(len(data))
+            _copy_bytes(one, other.write, advance)
+
+
+def _copy_bytes(
+    source: IO[bytes],
+    write: Callable[[bytes], object],
+    advance: Advance = lambda size: None,
+    length: int | None = None,
+) -> None:
+    """Write the next bytes of a file, at most so many, in bounded memory."""
+    left = sys.maxsize if length is None else length
+    while left > 0 and (data := source.read(min(_CHUNK, left))):
+        write(data)
+        advance(len(data))
+        left -= len(data)
 
 
 def _token() -> str:
@@ -1653,14 +1662,11 @@ class _LargeFile:
                 self._hashing.release()
 
     def _hash_next(self, advance: Advance) -> None:
-        left = min(_PART, (self.file.size or 0) - self._hashed)
+        length = min(_PART, (self.file.size or 0) - self._hashed)
         with open(self._path, "rb", buffering=0) as file:
             file.seek(self._hashed)
-            self._hashed += left
-            while left > 0 and (data := file.read(min(_CHUNK, left))):
-                self._hash.update(data)
-                left -= len(data)
-                advance(0)
+            self._hashed += length
+            _copy_bytes(file, self._hash.update, lambda size: advance(0), length)
 
     def get_result(self) -> ManifestFile:
         """Return the file with the size and digest that it has."""
@@ -2031,9 +2037,7 @@ def hash_file(path: str, advance: Advance) -> str:
 
     digest = hashlib.sha256()
     with open(path, "rb", buffering=0) as file:
-        while data := file.read(_CHUNK):
-            digest.update(data)
-            advance(len(data))
+        _copy_bytes(file, digest.update, advance)
     return digest.hexdigest()
 
 
@@ -2105,9 +2109,7 @@ def _write_pack(source: _Source, path: str, transfer: _Transfer) -> ManifestFile
             file_path, stamp = source.stamps[file.path]
             pack.write(_tar_header(file.path, file))
             with open(file_path, "rb") as one:
-                while data := one.read(_CHUNK):
-                    pack.write(data)
-                    transfer.advance(len(data))
+                _copy_bytes(one, pack.write, transfer.advance)
             transfer.advance(0, files=1)
             _check_unchanged(file_path, stamp)
             pack.write(bytes(_fill_block(stamp[0]) - stamp[0]))

@@ -2162,13 +2162,17 @@ def _check_marker(path: str) -> None:
 
     That is not content, so publishing the copy leaves it out.
     """
-    with open(path, "rb") as file:
-        data = file.read(_MAX_DOCUMENT + 1)
     try:
-        if data:
-            Manifest.from_json(data, path)
+        _read_marker(path)
     except AssetIntegrityError:
         raise InvalidSourceError(path, "markers have that name, rename it") from None
+
+
+def _read_marker(path: str) -> Manifest | None:
+    """Return the manifest in a marker; None in modelkit's, which is empty."""
+    with open(path, "rb") as file:
+        data = file.read(_MAX_DOCUMENT + 1)
+    return Manifest.from_json(data, path) if data else None
 
 
 def _stamp(status: os.stat_result) -> tuple[int, ...]:
@@ -2871,10 +2875,8 @@ class _Cache:
 
     def read_marker(self, path: str) -> Manifest | None:
         """Return the manifest in a version's marker; None where modelkit wrote it."""
-        marker = _find_marker(path)
-        with suppress(FileNotFoundError), open(marker, "rb") as file:
-            data = file.read(_MAX_DOCUMENT + 1)
-            return Manifest.from_json(data, marker) if data else None
+        with suppress(FileNotFoundError):
+            return _read_marker(_find_marker(path))
         return None
 
     @contextmanager
@@ -3007,16 +3009,18 @@ class _Cache:
         found: dict[str, str] = {}
         for version in self.find_copies(name):
             path = local_path(self.assets_dir, f"{name}/{version}")
-            marker = _find_marker(path)
-            with suppress(OSError, AssetIntegrityError), open(marker, "rb") as data:
-                for file in Manifest.from_json(data.read(), marker).files:
-                    target = local_path(path, file.path)
-                    # a partial copy names others too, and some may be damaged
-                    fit = is_inside(target, self.assets_dir)
-                    fit = fit and _get_size(target) == file.size
-                    if file.sha256 and fit:
-                        found[file.sha256] = target
+            with suppress(OSError, AssetIntegrityError):
+                found.update(self._find_digests(path))
         return found
+
+    def _find_digests(self, path: str) -> Iterator[tuple[str, str]]:
+        manifest = self.read_marker(path)
+        for file in manifest.files if manifest else ():
+            target = local_path(path, file.path)
+            # a partial copy names others too, and some may be damaged
+            fit = is_inside(target, self.assets_dir) and _get_size(target) == file.size
+            if file.sha256 and fit:
+                yield file.sha256, target
 
     def remove(self, spec: AssetSpec) -> None:
         """Delete the copy of a pinned spec, and its marker: readers see it vanish."""

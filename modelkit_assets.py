@@ -3108,15 +3108,14 @@ def _marker_path(path: str, is_directory: bool) -> str:
 
 def _find_marker(path: str) -> str:
     """Return where a copy's marker is, or would be."""
-    if _is_partial(path):
-        return os.path.join(path, _PARTIAL)
-    return _marker_path(path, os.path.isdir(path))
+    whole = _marker_path(path, os.path.isdir(path))
+    partial = os.path.join(path, _PARTIAL)
+    return partial if os.path.exists(partial) and not os.path.exists(whole) else whole
 
 
 def _is_partial(path: str) -> bool:
     """Tell whether only some files of a folder are there."""
-    whole, partial = os.path.join(path, SUCCESS), os.path.join(path, _PARTIAL)
-    return not os.path.exists(whole) and os.path.exists(partial)
+    return _find_marker(path).endswith(_PARTIAL)
 
 
 def _read_sizes(marker: str) -> dict[str, object] | None:

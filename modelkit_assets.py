@@ -1599,25 +1599,22 @@ class _SpanSink:
 
     def _put(self, data: memoryview, file: ManifestFile, position: int) -> None:
         path = local_path(self._root, file.path)
-        try:
-            if self._file is None:
-                self._open(path, position)
-            assert self._file
+        with _writing(path):
+            self._file = self._file or self._open(path, position)
             self._file.write(data)
-        except OSError as error:  # not to be mistaken for the store's
-            raise AssetsDirError(path, error.strerror) from error
         if self.is_whole:
             self._hash.update(data)
 
-    def _open(self, path: str, position: int) -> None:
+    def _open(self, path: str, position: int) -> IO[bytes]:
         import hashlib
 
         self._hash = hashlib.sha256()
         flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0)
         # of a large file other ranges may be there already
         flags |= os.O_TRUNC if self.is_whole else 0
-        self._file = os.fdopen(os.open(path, flags, 0o666), "r+b")
-        self._file.seek(position)
+        file = os.fdopen(os.open(path, flags, 0o666), "r+b")
+        file.seek(position)
+        return file
 
     def finish(self) -> None:
         """Close the present file, if any, which is complete or will never be."""
@@ -1626,16 +1623,27 @@ class _SpanSink:
         if self._file is None:
             return
         _, file = self._waiting.pop()
-        path, size = local_path(self._root, file.path), self._file.tell()
-        try:
-            self._file.close()
-        except OSError as error:
-            raise AssetsDirError(path, error.strerror) from error
-        finally:
-            self._file = None
+        done, size, self._file = self._file, self._file.tell(), None
+        with _writing(local_path(self._root, file.path)):
+            done.close()
         if self.is_whole:
             got = file._replace(size=size, sha256=self._hash.hexdigest())
             self.got.append(got)
+
+
+@contextmanager
+def _writing(path: str) -> Iterator[None]:
+    """Turn what the operating system says of the assets dir into AssetsDirError.
+
+    It is not to be mistaken for the store's, which may be tried again.
+    """
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, ModelkitAssetsError):
+            raise
+        reason = error.strerror or error
+        raise AssetsDirError(error.filename or path, reason) from error
 
 
 class _LargeFile:
@@ -2880,17 +2888,6 @@ class _Cache:
         return None
 
     @contextmanager
-    def writing(self) -> Iterator[None]:
-        """Turn what the operating system says of the assets dir into AssetsDirError."""
-        try:
-            yield
-        except OSError as error:
-            if isinstance(error, ModelkitAssetsError):
-                raise
-            path = error.filename or self.assets_dir
-            raise AssetsDirError(path, error.strerror or error) from error
-
-    @contextmanager
     def lock(self, name: str) -> Iterator[str]:
         """Hold an asset's lock, and yield the lock file, whose time shows progress.
 
@@ -2900,7 +2897,7 @@ class _Cache:
         path = local_path(self.own, name) + ".lock"
         self.require_assets_dir()
         self.require_inside(os.path.dirname(path))
-        with self.writing():
+        with _writing(self.assets_dir):
             os.makedirs(os.path.dirname(path), exist_ok=True)
             _write_cache_tag(self.own)
             descriptor = self._wait_for_lock(path, name)
@@ -2951,7 +2948,7 @@ class _Cache:
         self.require_inside(folder)
         _active_staging.add(own)
         try:
-            with self.writing():
+            with _writing(self.assets_dir):
                 os.makedirs(folder)
                 self._reclaim(folder)
                 yield folder

@@ -1388,25 +1388,31 @@ def _exclusive(folder: str) -> Iterator[None]:
     """Hold a folder's lock against threads, processes, and hosts that share it."""
     lock = os.path.join(folder, f"{_OWN}.lock")
     with _replacing, open(os.open(lock, _LOCK_FLAGS, 0o666), "rb+") as file:
+        _lock(file.fileno(), wait=True)
         if fcntl:
             # two copies of this module in one process need flock; lockf is what NFS,
             # where shared stores lie, has always honoured between hosts
-            fcntl.flock(file, fcntl.LOCK_EX)
             fcntl.lockf(file, fcntl.LOCK_EX)
-        else:
-            _windows_lock(file.fileno(), wait=True)
         try:
             yield
-        finally:  # closing the file would not do: a process forked meanwhile has it too
-            if fcntl:
-                fcntl.flock(file, fcntl.LOCK_UN)
+        finally:
+            _unlock(file.fileno())
 
 
-def _windows_lock(descriptor: int, wait: bool) -> None:
-    import msvcrt
+def _lock(descriptor: int, wait: bool) -> None:
+    if fcntl:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    else:
+        import msvcrt
 
-    windows = cast(Any, msvcrt)
-    windows.locking(descriptor, windows.LK_LOCK if wait else windows.LK_NBLCK, 1)
+        windows = cast(Any, msvcrt)
+        windows.locking(descriptor, windows.LK_LOCK if wait else windows.LK_NBLCK, 1)
+
+
+def _unlock(descriptor: int) -> None:
+    """Let go of a lock, which a process that was forked meanwhile would hold on to."""
+    if fcntl:  # elsewhere closing the file does it
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
 
 
 def copy_file(source: str, target: str, advance: Advance) -> None:
@@ -2904,9 +2910,8 @@ class _Cache:
         try:
             yield path
         finally:
-            if fcntl:  # or a process that was forked meanwhile would hold it
-                with suppress(OSError):
-                    fcntl.flock(descriptor, fcntl.LOCK_UN)
+            with suppress(OSError):
+                _unlock(descriptor)
             os.close(descriptor)
 
     def _wait_for_lock(self, path: str, name: str) -> int:
@@ -3170,10 +3175,7 @@ def _write_cache_tag(folder: str) -> None:
 def _try_lock(descriptor: int, path: str) -> bool:
     """Lock a file, if it is free and still the one at the path."""
     try:
-        if fcntl:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        else:
-            _windows_lock(descriptor, wait=False)
+        _lock(descriptor, wait=False)
     except OSError as error:
         # held by another; else the file system knows no locks, and we do without
         if error.errno in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):

@@ -681,8 +681,6 @@ class AssetSpec:
     sub_part  a POSIX path inside a directory asset, or None for the whole
     """
 
-    __slots__ = ("_system", "name", "sub_part", "version")
-
     name: str
     version: str | None
     sub_part: str | None
@@ -706,10 +704,9 @@ class AssetSpec:
             sub_part = sub_part.strip("/") if isinstance(sub_part, str) else ""
             if not is_contained(sub_part):
                 raise InvalidAssetSpecError(sub_part, "a part stays inside its asset")
-        for slot, value in zip(
-            self.__slots__, (system, name, sub_part, version or None)
-        ):
-            object.__setattr__(self, slot, value)
+        vars(self).update(
+            name=name, version=version or None, sub_part=sub_part, _system=system
+        )
 
     @classmethod
     def from_string(cls, text: str, versioning: Versioning = None) -> AssetSpec:
@@ -775,9 +772,6 @@ class AssetSpec:
 
     __delattr__ = __setattr__
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _restore_spec, (*self._key(), self._system)
-
     def _key(self) -> tuple[str, str | None, str | None]:
         return self.name, self.version, self.sub_part
 
@@ -803,12 +797,6 @@ def _parse_spec(cls: Any, text: str, system: Any) -> Any:
         raise InvalidAssetSpecError(text)
     sub_part = part[:-1] if bracket else None
     return cls(name, version=version, sub_part=sub_part, versioning=system)
-
-
-def _restore_spec(
-    name: str, version: str | None, sub_part: str | None, versioning: Versioning
-) -> AssetSpec:
-    return AssetSpec(name, version=version, sub_part=sub_part, versioning=versioning)
 
 
 def _is_version(text: str, system: type[AssetsVersioningSystem]) -> bool:

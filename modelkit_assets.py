@@ -1440,15 +1440,13 @@ def load_driver(provider: str) -> type[StorageDriver]:
     """
     if provider == "local":
         return LocalDriver
-    files = _find_driver_files()
     module_name = f"{__name__}.drivers.{provider}"
-    module = sys.modules.get(module_name)
-    if module is None and provider in files:
-        module = _load_module(module_name, files[provider])
+    module: Any = sys.modules.get(module_name)
     if module is None:
-        raise UnknownDriverError(provider, sorted(["local", *files]))
-    if not isinstance(getattr(module, "Driver", None), type):
-        raise ConfigurationError(f"{files[provider]!r} has no class called Driver")
+        files = _find_driver_files()
+        if provider not in files:
+            raise UnknownDriverError(provider, sorted(["local", *files]))
+        module = _load_module(module_name, files[provider])
     return cast("type[StorageDriver]", module.Driver)
 
 
@@ -1478,10 +1476,11 @@ def _load_module(name: str, path: str) -> Any:
         spec.loader.exec_module(module)
     except ImportError as error:
         raise DriverNotInstalledError(error.name, error) from error
+    if not isinstance(getattr(module, "Driver", None), type):
+        raise ConfigurationError(f"{path!r} has no class called Driver")
     module = sys.modules.setdefault(name, module)  # another thread may have been faster
-    if isinstance(getattr(module, "Driver", None), type):
-        # nobody can import the module by its name: let pickle ask the loader
-        copyreg.pickle(module.Driver, _reduce_driver)
+    # nobody can import the module by its name: let pickle ask the loader
+    copyreg.pickle(module.Driver, _reduce_driver)
     return module
 
 

@@ -2440,16 +2440,11 @@ class StorageProvider:
         except ValueError as error:
             raise InvalidSourceError(uri, error) from error
 
-        def download(part: str) -> None:
-            path = local_path(root, part)
-            os.makedirs(os.path.dirname(path), exist_ok=True)
-            whole = ((0, ManifestFile(part)),)
-            span = _Span(_join(prefix, part) if prefix else part, 0, None, whole)
-            transfer.read(span, _SpanSink(span, root, transfer.advance))
-            transfer.advance(0, files=1)
-
+        for part in parts:
+            os.makedirs(os.path.dirname(local_path(root, part)), exist_ok=True)
+        files = tuple(map(ManifestFile, parts))
         transfer.begin("downloading", uri, [None for _ in parts])
-        transfer.run(download, parts)
+        _Download(transfer, root).fetch(prefix, Manifest(True, files, (), {}), files)
         return root
 
     def is_right(self, manifest: Manifest, root: str, beat: Advance) -> bool:
@@ -2712,7 +2707,7 @@ class StorageProvider:
 
 
 def _join(object_name: str, part: str) -> str:
-    return f"{object_name}/{part}" if part else object_name
+    return "/".join(filter(None, (object_name, part)))
 
 
 def find_asset_names(object_names: Iterable[str], prefix: str) -> list[str]:

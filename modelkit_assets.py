@@ -2473,12 +2473,9 @@ class StorageProvider:
         """Return attempt(), repeated after transient failures, with our own errors."""
         return self._transfer().retry(object_name, attempt)
 
-    def _retry(self, object_name: str, method: Callable[..., T], *args: Any) -> T:
-        return self.retry(object_name, lambda: method(*args, object_name))
-
     def _read(self, object_name: str) -> tuple[bytes, str]:
         try:
-            return self._retry(object_name, self.driver.read_object)
+            return self.retry(object_name, lambda: self.driver.read_object(object_name))
         except StorageDriverError as error:
             if getattr(error.__cause__, "errno", None) != errno.EFBIG:
                 raise
@@ -2498,10 +2495,9 @@ class StorageProvider:
 
     def _list_versions(self, name: str) -> list[str] | None:
         """Return an asset's published versions; None where there is no such asset."""
-        try:
+        with suppress(ObjectDoesNotExistError):
             return self.get_versions_info(name)
-        except ObjectDoesNotExistError:
-            return None
+        return None
 
     def _push(
         self,
@@ -2583,16 +2579,15 @@ class StorageProvider:
     def _has_data(self, name: str, version: str) -> bool:
         """Tell whether somebody uploads it without a claim, as modelkit does."""
         object_name = self.get_object_name(name, version)
-        return self._get_size(object_name) is not None or self._retry(
-            object_name,
-            lambda prefix: any(map(bool, self.driver.iterate_objects(prefix))),
+        return self._get_size(object_name) is not None or self.retry(
+            object_name, lambda: any(self.driver.iterate_objects(object_name))
         )
 
     def _get_size(self, object_name: str) -> int | None:
-        try:
-            return self._retry(object_name, self.driver.stat_object)[0]
-        except ObjectDoesNotExistError:
-            return None
+        with suppress(ObjectDoesNotExistError):
+            stat_object = self.driver.stat_object
+            return self.retry(object_name, lambda: stat_object(object_name))[0]
+        return None
 
     def _upload(
         self,

@@ -724,9 +724,7 @@ class AssetSpec:
         if not (name[0].isalnum() and name[-1].isalnum()):
             raise InvalidNameError(name, "it must begin and end with a letter or digit")
         if not is_contained(name) or max(map(len, name.split("/"))) > _MAX_SEGMENT:
-            raise InvalidNameError(
-                name, "a segment of it cannot be a folder everywhere"
-            )
+            raise InvalidNameError(name, "a segment cannot be a folder everywhere")
 
     @classmethod
     def check_version_valid(cls, version: str) -> None:
@@ -828,10 +826,8 @@ def choose_version(spec: AssetSpec, versions: Sequence[str]) -> str:
     system = spec.versioning_among(versions)
     ordered = system.sort_versions(one for one in versions if _is_version(one, system))
     if not ordered:
-        reason = (
-            f"it is listed for {spec.name!r}, but {system.__name__} has no such form"
-        )
-        raise InvalidVersionError(versions[0], reason)
+        reason = f"listed for {spec.name!r}, but {system.__name__} has no such form"
+        raise InvalidVersionError(versions[0], f"it is {reason}")
     if spec.version and spec.version not in ordered:
         return system.get_latest_partial_version(spec.version, ordered)
     return spec.version or ordered[0]
@@ -893,10 +889,9 @@ class ManifestFile(NamedTuple):
 
     def to_entry(self) -> dict[str, object]:
         """Write the entry of `files`."""
-        entry = self._asdict()
         return {
             key: value
-            for key, value in entry.items()
+            for key, value in self._asdict().items()
             if value is not None and value is not False
         }
 
@@ -923,11 +918,7 @@ class Manifest(NamedTuple):
 
         try:
             user = getpass.getuser()
-        except (
-            ImportError,
-            KeyError,
-            OSError,
-        ):  # no name for the uid, as in containers
+        except (ImportError, KeyError, OSError):  # a uid without name, in containers
             user = "unknown"
         document: dict[str, Any] = {
             "push_date": datetime.now(timezone.utc).isoformat(),
@@ -949,10 +940,8 @@ class Manifest(NamedTuple):
 
     def with_pack(self) -> Manifest:
         """Return the manifest of the same folder as one object, a tar."""
-        end, files = (
-            sum(len(_tar_header(f"{one}/")) for one in self.empty_directories),
-            [],
-        )
+        files = []
+        end = sum(len(_tar_header(f"{one}/")) for one in self.empty_directories)
         for file in self.files:
             offset = end + len(_tar_header(file.path, file))
             files.append(file._replace(offset=offset))
@@ -984,9 +973,7 @@ class Manifest(NamedTuple):
         _require(fit, "a pack that is no tar of a folder")
         paths = document["contents"] if is_directory else [""]
         empty = document.get("empty_directories", [])
-        _require(
-            isinstance(paths, list) and isinstance(empty, list), "no list of paths"
-        )
+        _require(type(paths) is type(empty) is list, "no list of paths")
         if is_directory:
             _check_paths(paths, empty)
         files = tuple(map(ManifestFile, paths))
@@ -1058,9 +1045,8 @@ def _check_offsets(files: Iterable[ManifestFile], is_packed: bool) -> None:
     """Raise ValueError unless just a pack's files have offsets, and none overlap."""
     end = 0
     for file in sorted(files, key=lambda file: file.offset or 0):
-        _require(
-            (file.offset is not None) == is_packed, "an offset missing, or needless"
-        )
+        fit = (file.offset is not None) == is_packed
+        _require(fit, "an offset missing, or needless")
         _require(not is_packed or (file.offset or 0) >= end, "files that overlap")
         end = (file.offset or 0) + (file.size or 0)
 
@@ -1278,12 +1264,10 @@ class LocalDriver:
             except (FileNotFoundError, NotADirectoryError):
                 continue
             for entry in entries:
-                name = f"{folder}/{entry.name}" if folder else entry.name
+                name, is_own = _join(folder, entry.name), entry.name.startswith(_OWN)
                 if entry.is_dir(follow_symlinks=False):
                     pending.append(name)
-                elif entry.is_file(follow_symlinks=False) and not entry.name.startswith(
-                    _OWN
-                ):
+                elif entry.is_file(follow_symlinks=False) and not is_own:
                     yield name
 
     def delete_object(self, name: str) -> None:
@@ -1567,10 +1551,8 @@ class _SpanSink:
         self._waiting = list(span.files)[::-1]
         self._file: IO[bytes] | None = None
         # else they are one that is large, which lies in several
-        self.is_whole = len(span.files) > 1 or span.length in (
-            None,
-            span.files[0][1].size,
-        )
+        size = span.files[0][1].size
+        self.is_whole = len(span.files) > 1 or span.length in (None, size)
 
     def write(self, data: bytes) -> None:
         at, left = self._span.start + self.written, memoryview(data)
@@ -2094,9 +2076,8 @@ def _read_source(top: str, transfer: _Transfer, pack: bool) -> _Source:
         raise InvalidSourceError(top, "only a folder can be packed")
     manifest = manifest.with_pack() if pack else manifest
     if not _is_readable(manifest.to_json()):
-        raise InvalidSourceError(
-            top, f"{len(files)} files are more than a manifest holds"
-        )
+        reason = f"{len(files)} files are more than a manifest holds"
+        raise InvalidSourceError(top, reason)
     return _Source(top, manifest, found)
 
 
@@ -2226,18 +2207,16 @@ class StorageProvider:
             raise NoConfiguredProviderError()
         self.timeout = _number(timeout_s, "MODELKIT_STORAGE_TIMEOUT_S")
         self.workers = _whole_number("MODELKIT_STORAGE_WORKERS")
-        self.force_download = _boolean(
-            force_download, "MODELKIT_STORAGE_FORCE_DOWNLOAD"
-        )
+        variable = "MODELKIT_STORAGE_FORCE_DOWNLOAD"
+        self.force_download = _boolean(force_download, variable)
         prefix = cast(str, _setting(prefix, "MODELKIT_STORAGE_PREFIX"))
         self.prefix = prefix.strip("/")
         if not is_contained(self.prefix):
             reason = f"must be a path below the bucket, not {prefix!r}"
             raise ConfigurationError(f"MODELKIT_STORAGE_PREFIX {reason}")
         _boolean(driver_settings.pop("lazy_driver", None), "MODELKIT_LAZY_DRIVER")
-        bucket = _setting(
-            driver_settings.pop("bucket", None), "MODELKIT_STORAGE_BUCKET"
-        )
+        bucket = driver_settings.pop("bucket", None)
+        bucket = _setting(bucket, "MODELKIT_STORAGE_BUCKET")
         make_driver = cast(Any, load_driver(self.provider))
         if not bucket:
             raise ConfigurationError("MODELKIT_STORAGE_BUCKET is not set")
@@ -2292,11 +2271,9 @@ class StorageProvider:
     def iterate_assets(self) -> Iterator[tuple[str, list[str]]]:
         """Yield each asset's name and its versions, in order of the names."""
         transfer = self._transfer()
+        prefix, iterate_objects = self.prefix, self.driver.iterate_objects
         names = transfer.retry(
-            self.prefix,
-            lambda: find_asset_names(
-                self.driver.iterate_objects(self.prefix), self.prefix
-            ),
+            prefix, lambda: find_asset_names(iterate_objects(prefix), prefix)
         )
         yield from zip(names, transfer.run(self.get_versions_info, names))
 
@@ -2428,12 +2405,10 @@ class StorageProvider:
         is_object = name == prefix != "" and self._get_size(name) is not None
         parts = [""]
         if not is_object:
-            below = transfer.retry(
-                uri, lambda: list(self.driver.iterate_objects(prefix))
-            )
+            names = transfer.retry(uri, lambda: [*self.driver.iterate_objects(prefix)])
             start = len(prefix) + 1 if prefix else 0
             # what ends with / stands for a folder in some tools
-            parts = [one[start:] for one in below if not one.endswith("/")]
+            parts = [one[start:] for one in names if not one.endswith("/")]
         try:
             _require(bool(parts), "there is no such object, and none below it")
             _check_paths([] if is_object else parts, [])
@@ -2453,9 +2428,8 @@ class StorageProvider:
             found = {part for part, _ in _walk_source(root)}
         except (OSError, InvalidSourceError):
             return False
-        expected = {
-            *manifest.empty_directories,
-            *(file.path for file in manifest.files),
+        expected = {file.path for file in manifest.files} | {
+            *manifest.empty_directories
         }
         transfer = self._transfer(beat)
         transfer.begin("checking", root, [file.size for file in manifest.files])
@@ -3346,20 +3320,13 @@ class AssetsManager:
         if not manifest or any(not file.sha256 for file in files):
             return None
         _require_part(spec, bool(files) or not part)
-        transfer = _Transfer(
-            cast(Any, None),
-            0,
-            _whole_number("MODELKIT_STORAGE_WORKERS"),
-            self.on_progress,
-        )
+        workers = _whole_number("MODELKIT_STORAGE_WORKERS")
+        transfer = _Transfer(cast(Any, None), 0, workers, self.on_progress)
         transfer.begin("checking", str(spec), [file.size for file in files])
-        inside = [
-            file
-            for file in files
-            if is_inside(local_path(path, file.path), self.assets_dir)
-        ]
+        paths = {file: local_path(path, file.path) for file in files}
+        inside = [file for file in files if is_inside(paths[file], self.assets_dir)]
         right = set(transfer.find_right(inside, path))
-        return [local_path(path, file.path) for file in files if file not in right]
+        return [paths[file] for file in files if file not in right]
 
     def iterate_copies(self) -> Iterator[LocalCopy]:
         """Yield the cached versions that a marker shows to be ours, by name."""
@@ -3376,10 +3343,10 @@ class AssetsManager:
         if self._is_offline:
             return [name for name, _ in self._cache.iterate_copies()]
         provider = self._require_store("list assets")
-        names = provider.driver.iterate_objects(provider.prefix)
+        prefix = provider.prefix
+        names = provider.driver.iterate_objects(prefix)
         return provider.retry(
-            provider.prefix,
-            lambda: find_asset_names(islice(names, most), provider.prefix),
+            prefix, lambda: find_asset_names(islice(names, most), prefix)
         )
 
     def __getstate__(self) -> dict[str, Any]:
@@ -3416,9 +3383,8 @@ class AssetsManager:
         return self._remove({name: copies[name][keep:] for name in copies}, dry_run)
 
     def _remove(self, doomed: dict[str, list[str]], dry_run: bool) -> list[AssetSpec]:
-        specs = [
-            AssetSpec(name, version=one) for name in doomed for one in doomed[name]
-        ]
+        pairs = ((name, version) for name in doomed for version in doomed[name])
+        specs = [AssetSpec(name, version=version) for name, version in pairs]
         for spec in () if dry_run else specs:
             self._cache.remove(spec)
         return specs

@@ -3343,11 +3343,12 @@ class AssetsManager:
         if self._is_offline:
             return [name for name, _ in self._cache.iterate_copies()]
         provider = self._require_store("list assets")
-        prefix = provider.prefix
-        names = provider.driver.iterate_objects(prefix)
-        return provider.retry(
-            prefix, lambda: find_asset_names(islice(names, most), prefix)
-        )
+        prefix, iterate_objects = provider.prefix, provider.driver.iterate_objects
+
+        def find() -> list[str]:
+            return find_asset_names(islice(iterate_objects(prefix), most), prefix)
+
+        return provider.retry(prefix, find)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "on_progress": None}

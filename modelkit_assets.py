@@ -1624,19 +1624,15 @@ def _writing(path: str) -> Iterator[None]:
 class _LargeFile:
     """A file that comes in several spans, hashed in order beside their transfer."""
 
-    def __init__(self, file: ManifestFile, path: str, come: set[int]) -> None:
+    def __init__(self, file: ManifestFile, root: str, come: set[int]) -> None:
         import hashlib
 
-        self.file, self._path, self._come = file, path, come
+        self.file, self._path, self._come = file, local_path(root, file.path), come
         self._hash, self._hashed, self._hashing = hashlib.sha256(), 0, threading.Lock()
 
-    def add(self, start: int, advance: Advance) -> None:
-        """Take it that the range from start on has come."""
-        self._come.add(start)
-        self.hash_on(advance)
-
-    def hash_on(self, advance: Advance) -> None:
-        """Hash the ranges that come next, unless another thread does."""
+    def add(self, advance: Advance, *starts: int) -> None:
+        """Note ranges that came, and hash those that are next, in one thread."""
+        self._come.update(starts)
         while self._hashed in self._come and self._hashing.acquire(blocking=False):
             try:
                 while self._hashed in self._come:
@@ -1948,15 +1944,18 @@ class _Download:
     def _fetch_once(
         self, object_name: str, manifest: Manifest, files: Sequence[ManifestFile]
     ) -> dict[str, ManifestFile]:
+        advance = self._transfer.advance
         begun = {file.path: self.get_begun(file) for file in files}
+        spans = [
+            span
+            for span in plan_spans(object_name, manifest, files)
+            if span.start - span.files[0][0] not in begun[span.files[0][1].path]
+        ]
         large = {
-            file.path: _LargeFile(
-                file, local_path(self._root, file.path), set(begun[file.path])
-            )
+            file.path: _LargeFile(file, self._root, begun[file.path])
             for file in files
             if (file.size or 0) > _PART
         }
-        advance = self._transfer.advance
 
         def fetch(span: _Span) -> list[ManifestFile]:
             begin, file = span.files[0]
@@ -1967,18 +1966,13 @@ class _Download:
                 return []  # as if nothing had come
             if not sink.is_whole and sink.written == span.length:
                 self._note(file.path, span.start - begin)
-                large[file.path].add(span.start - begin, advance)
+                large[file.path].add(advance, span.start - begin)
             advance(0, files=len(sink.got))
             return sink.got
 
-        spans = [
-            span
-            for span in plan_spans(object_name, manifest, files)
-            if span.start - span.files[0][0] not in begun[span.files[0][1].path]
-        ]
         came = [file for some in self._transfer.run(fetch, spans) for file in some]
         for one in large.values():
-            one.hash_on(advance)
+            one.add(advance)  # what had come before
             came.append(one.get_result())
             advance(0, files=1)
         for file in files:

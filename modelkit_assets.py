@@ -1716,19 +1716,16 @@ class _Transfer:
         waiting = list(enumerate(items))[::-1]
         results: dict[int, T] = {}
         errors: list[BaseException] = []
-        taking = threading.Lock()
-
-        def take() -> tuple[int, Item] | None:
-            with taking:
-                return waiting.pop() if waiting and not self._stop.is_set() else None
 
         def work() -> None:
-            for index, item in iter(take, None):
-                try:
-                    results[index] = function(item)
-                except BaseException as error:
-                    errors.append(error)
-                    self._stop.set()
+            with suppress(IndexError):  # when all are taken
+                while not self._stop.is_set():
+                    index, item = waiting.pop()
+                    try:
+                        results[index] = function(item)
+                    except BaseException as error:
+                        errors.append(error)
+                        self._stop.set()
 
         self._run_threads(work, min(self.workers, len(waiting)))
         if errors:

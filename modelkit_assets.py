@@ -2095,25 +2095,23 @@ def _walk_source(top: str) -> Iterator[tuple[str, tuple[str, tuple[int, ...]]]]:
 
     In order; links are followed; the part is `""` where the source is a file itself.
     """
-    pending: list[tuple[str, str, frozenset[tuple[int, int]]]] = [
-        ("", top, frozenset())
-    ]
+    nowhere: frozenset[tuple[int, int]] = frozenset()
+    pending = [("", nowhere)]
     while pending:
-        part, path, above = pending.pop()
+        part, above = pending.pop()
+        path = local_path(top, part)
         status = os.stat(path)
         here = (status.st_dev, status.st_ino)
         if part and not is_contained(part):
-            raise InvalidSourceError(
-                top, f"the name {part!r} cannot be kept everywhere"
-            )
+            reason = f"the name {part!r} cannot be kept everywhere"
+            raise InvalidSourceError(top, reason)
         if stat.S_ISREG(status.st_mode):
             yield part, (path, _stamp(status))
         elif not stat.S_ISDIR(status.st_mode):
             raise InvalidSourceError(top, f"{path!r} is neither a file nor a folder")
         elif here in above:
-            raise InvalidSourceError(
-                top, f"the link {path!r} leads back to where it lies"
-            )
+            reason = f"the link {path!r} leads back to where it lies"
+            raise InvalidSourceError(top, reason)
         else:
             names = sorted(os.listdir(path), reverse=True)
             if not part and _PARTIAL in names:
@@ -2123,11 +2121,7 @@ def _walk_source(top: str) -> Iterator[tuple[str, tuple[str, tuple[int, ...]]]]:
                 names.remove(SUCCESS)
             if part and not names:
                 yield part, (path, ())
-            prefix = f"{part}/" if part else ""
-            for name in names:
-                pending.append(
-                    (prefix + name, os.path.join(path, name), above | {here})
-                )
+            pending += [(_join(part, name), above | {here}) for name in names]
 
 
 def _check_marker(path: str) -> None:

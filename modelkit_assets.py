@@ -1836,6 +1836,15 @@ class _Transfer:
 
         return "advance" in signature(upload).parameters
 
+    def copy_object(self, source: str, target: str) -> bool:
+        """Tell whether the store made a copy of an object itself."""
+        try:
+            self.retry(target, lambda: self.driver.copy_object(source, target))
+        except StorageDriverError as error:  # too large, or not allowed
+            _logger().info("uploading %r, as it cannot be copied: %s", target, error)
+            return False
+        return True
+
     def read(self, span: _Span, sink: _SpanSink) -> None:
         """Read a span into its sink, going on where it broke off."""
         name, whole = span.object_name, span.length
@@ -2032,6 +2041,7 @@ class _Source(NamedTuple):
     """What is being published: its manifest, and each part's path and stamp."""
 
     top: str
+    transfer: _Transfer
     manifest: Manifest
     stamps: dict[str, tuple[str, tuple[int, ...]]]
 
@@ -2069,12 +2079,12 @@ def _read_source(top: str, transfer: _Transfer, pack: bool) -> _Source:
     if not _is_readable(manifest.to_json()):
         reason = f"{len(files)} files are more than a manifest holds"
         raise InvalidSourceError(top, reason)
-    return _Source(top, manifest, found)
+    return _Source(top, transfer, manifest, found)
 
 
-def _write_pack(source: _Source, path: str, transfer: _Transfer) -> ManifestFile:
+def _write_pack(source: _Source, path: str) -> ManifestFile:
     """Write a packed source's tar, and return its size and digest."""
-    manifest = source.manifest
+    manifest, transfer = source.manifest, source.transfer
     with open(path, "wb") as pack:
         for part in manifest.empty_directories:
             pack.write(_tar_header(f"{part}/"))
@@ -2469,8 +2479,7 @@ class StorageProvider:
     ) -> str:
         """Claim a version and upload its data; return the version."""
         choose_next_version(spec, listed, bump_major)  # wrong? then before the hashing
-        transfer = self._transfer()
-        source = _read_source(os.fspath(asset_path), transfer, pack)
+        source = _read_source(os.fspath(asset_path), self._transfer(), pack)
         if not pack and len(source.manifest.files) > _MANY_FILES:
             text = "%d files take a request each: --pack makes one object of them"
             _logger().warning(text, len(source.manifest.files))
@@ -2486,7 +2495,7 @@ class StorageProvider:
             if state == "taken":
                 taken |= {version, *(self._list_versions(spec.name) or ())}
         if not dry_run:
-            self._upload(source, spec.name, version, transfer, state == "begun", listed)
+            self._upload(source, spec.name, version, state == "begun", listed)
         return version
 
     def _claim(self, name: str, version: str, manifest: Manifest, dry_run: bool) -> str:
@@ -2549,15 +2558,9 @@ class StorageProvider:
         return None
 
     def _upload(
-        self,
-        source: _Source,
-        name: str,
-        version: str,
-        transfer: _Transfer,
-        begun: bool,
-        listed: list[str],
+        self, source: _Source, name: str, version: str, begun: bool, listed: list[str]
     ) -> None:
-        object_name = self.get_object_name(name, version)
+        transfer, object_name = source.transfer, self.get_object_name(name, version)
         earlier = self._find_objects(name, listed[0]) if listed else {}
         sizes = [file.size for file in source.manifest.files]
 
@@ -2568,7 +2571,7 @@ class StorageProvider:
                 _check_unchanged(path, stamp)
                 try:
                     copied = earlier.get(file.sha256)
-                    if self._copy_object(copied, target, transfer):
+                    if copied and transfer.copy_object(copied, target):
                         transfer.advance(stamp[0])
                     else:
                         transfer.upload(path, target)
@@ -2578,7 +2581,7 @@ class StorageProvider:
 
         if source.manifest.is_packed:
             transfer.begin("packing", f"{name}:{version}", sizes)
-            self._upload_pack(source, object_name, transfer, begun)
+            self._upload_pack(source, object_name, begun)
         else:
             transfer.begin("uploading", f"{name}:{version}", sizes)
             transfer.run(upload, source.manifest.files)
@@ -2587,15 +2590,14 @@ class StorageProvider:
                 return
         raise SourceChangedError(source.top)
 
-    def _upload_pack(
-        self, source: _Source, object_name: str, transfer: _Transfer, begun: bool
-    ) -> None:
+    def _upload_pack(self, source: _Source, object_name: str, begun: bool) -> None:
         import tempfile
 
+        transfer = source.transfer
         with tempfile.TemporaryDirectory() as folder:
             path = os.path.join(folder, "pack.tar")
             try:
-                pack = _write_pack(source, path, transfer)
+                pack = _write_pack(source, path)
             except OSError as error:
                 for file, stamp in filter(all, source.stamps.values()):
                     _check_unchanged(file, stamp)
@@ -2617,19 +2619,6 @@ class StorageProvider:
         files = () if manifest.is_packed else manifest.files
         object_name = self.get_object_name(name, version)
         return {file.sha256: _join(object_name, file.path) for file in files}
-
-    def _copy_object(
-        self, source: str | None, target: str, transfer: _Transfer
-    ) -> bool:
-        """Tell whether the store made a copy of an object itself."""
-        if not source:
-            return False
-        try:
-            transfer.retry(target, lambda: self.driver.copy_object(source, target))
-        except StorageDriverError as error:  # too large, or not allowed
-            _logger().info("uploading %r, as it cannot be copied: %s", target, error)
-            return False
-        return True
 
     def _commit(self, spec: AssetSpec, version: str, is_new: bool) -> None:
         """List a version, keeping whatever others list at the same time."""

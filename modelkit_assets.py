@@ -3511,13 +3511,11 @@ def _find_existing_path(text: str, assets_dir: str) -> str | None:
         folder = _find_existing_path(base, assets_dir)
         candidates += [local_path(folder, part.strip("/"))] if folder else []
     root = os.path.join(assets_dir, "")
-    allowed = (
-        one
-        for one in candidates
-        if not one.startswith(root) or is_inside(one, assets_dir)
-    )
-    whole = (one for one in allowed if not _is_partial(one))
-    return next(filter(os.path.exists, whole), None)
+    for path in candidates:
+        is_allowed = not path.startswith(root) or is_inside(path, assets_dir)
+        if is_allowed and os.path.exists(path) and not _is_partial(path):
+            return path
+    return None
 
 
 def _check_apart(assets_dir: str, provider: StorageProvider) -> None:

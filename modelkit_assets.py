@@ -1689,10 +1689,10 @@ class _Transfer:
         self._progress = Progress("", "", 0, 0, 0, 0)
         self._stop, self._counting = threading.Event(), threading.Lock()
 
-    def begin(self, action: str, asset: str, sizes: Iterable[int | None]) -> None:
-        """Note what is to be done now: to files of so many bytes."""
-        known = [size or 0 for size in sizes]
-        self._progress = Progress(action, asset, 0, sum(known), 0, len(known))
+    def begin(self, action: str, asset: str, files: Sequence[ManifestFile]) -> None:
+        """Note what is to be done now."""
+        size = sum(file.size or 0 for file in files)
+        self._progress = Progress(action, asset, 0, size, 0, len(files))
         self.advance(0)
 
     def advance(self, size: int, files: int = 0) -> None:
@@ -2049,20 +2049,21 @@ class _Source(NamedTuple):
 def _read_source(top: str, transfer: _Transfer, pack: bool) -> _Source:
     """Find and hash all that is to be published; InvalidSourceError if it cannot be."""
 
-    def describe(part: str) -> ManifestFile:
-        path, stamp = found[part]
+    def describe(file: ManifestFile) -> ManifestFile:
+        path, stamp = found[file.path]
         digest = hash_file(path, transfer.advance)
         transfer.advance(0, files=1)
         _check_unchanged(path, stamp)
         executable = bool(os.stat(path).st_mode & stat.S_IXUSR)
-        return ManifestFile(part, stamp[0], digest, executable)
+        return file._replace(sha256=digest, executable=executable)
 
     try:
         found = dict(_walk_source(top))
         empty = [part for part, (_, stamp) in found.items() if not stamp]
-        sizes = [stamp[0] for _, stamp in found.values() if stamp]
-        transfer.begin("hashing", top, sizes)
-        files = transfer.run(describe, [part for part in found if part not in empty])
+        full = {part: stamp[0] for part, (_, stamp) in found.items() if stamp}
+        files = [ManifestFile(part, size) for part, size in full.items()]
+        transfer.begin("hashing", top, files)
+        files = transfer.run(describe, files)
     except (OSError, ValueError) as error:
         if isinstance(error, ModelkitAssetsError):
             raise
@@ -2370,8 +2371,7 @@ class StorageProvider:
         transfer = self._transfer(beat)
         download = _Download(transfer, root)
         files = {file.path: file for file in manifest.files}
-        sizes = [file.size for file in manifest.files]
-        transfer.begin("downloading", f"{name}:{version}", sizes)
+        transfer.begin("downloading", f"{name}:{version}", manifest.files)
         ended = [one for one in manifest.files if not download.get_begun(one)]
         for file in transfer.find_right(ended, root):
             del files[file.path]
@@ -2413,7 +2413,7 @@ class StorageProvider:
         for part in parts:
             os.makedirs(os.path.dirname(local_path(root, part)), exist_ok=True)
         files = tuple(map(ManifestFile, parts))
-        transfer.begin("downloading", uri, [None for _ in parts])
+        transfer.begin("downloading", uri, files)
         _Download(transfer, root).fetch(prefix, Manifest(True, files, (), {}), files)
         return root
 
@@ -2427,7 +2427,7 @@ class StorageProvider:
             *manifest.empty_directories
         }
         transfer = self._transfer(beat)
-        transfer.begin("checking", root, [file.size for file in manifest.files])
+        transfer.begin("checking", root, manifest.files)
         right = transfer.find_right(manifest.files, root)
         return found == expected and right == list(manifest.files)
 
@@ -2560,9 +2560,9 @@ class StorageProvider:
     def _upload(
         self, source: _Source, name: str, version: str, begun: bool, listed: list[str]
     ) -> None:
-        transfer, object_name = source.transfer, self.get_object_name(name, version)
+        transfer, files = source.transfer, source.manifest.files
+        object_name = self.get_object_name(name, version)
         earlier = self._find_objects(name, listed[0]) if listed else {}
-        sizes = [file.size for file in source.manifest.files]
 
         def upload(file: ManifestFile) -> None:
             path, stamp = source.stamps[file.path]
@@ -2580,11 +2580,11 @@ class StorageProvider:
             transfer.advance(0, files=1)
 
         if source.manifest.is_packed:
-            transfer.begin("packing", f"{name}:{version}", sizes)
+            transfer.begin("packing", f"{name}:{version}", files)
             self._upload_pack(source, object_name, begun)
         else:
-            transfer.begin("uploading", f"{name}:{version}", sizes)
-            transfer.run(upload, source.manifest.files)
+            transfer.begin("uploading", f"{name}:{version}", files)
+            transfer.run(upload, files)
         with suppress(OSError):  # where it is gone
             if dict(_walk_source(source.top)) == source.stamps:
                 return
@@ -2603,7 +2603,7 @@ class StorageProvider:
                     _check_unchanged(file, stamp)
                 reason = f"no pack can be made in {folder!r}: {error.strerror}"
                 raise InvalidSourceError(source.top, reason) from error
-            transfer.begin("uploading", object_name, [pack.size])
+            transfer.begin("uploading", object_name, [pack])
             if not (begun and transfer.is_in_store(object_name, pack)):
                 transfer.upload(path, object_name)
             transfer.advance(0, files=1)
@@ -3296,7 +3296,7 @@ class AssetsManager:
         _require_part(spec, bool(files) or not part)
         workers = _whole_number("MODELKIT_STORAGE_WORKERS")
         transfer = _Transfer(cast(Any, None), 0, workers, self.on_progress)
-        transfer.begin("checking", str(spec), [file.size for file in files])
+        transfer.begin("checking", str(spec), files)
         paths = {file: local_path(path, file.path) for file in files}
         inside = [file for file in files if is_inside(paths[file], self.assets_dir)]
         right = set(transfer.find_right(inside, path))

@@ -136,9 +136,8 @@ class ModelkitAssetsError(Exception):
         shown = {name: _show(value) for name, value in facts.items()}
         for name in {"spec", "name", "version"} & facts.keys():  # of any length
             shown[name] = shown[name] and _cut(str(shown[name]))
-        shown["asset"] = ":".join(
-            str(shown[name]) for name in ("name", "version") if shown.get(name)
-        )
+        named_by = filter(None, (shown.get("name"), shown.get("version")))
+        shown["asset"] = ":".join(map(str, named_by))
         super().__init__(" ".join(self._text.format(**shown).splitlines()))
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -397,19 +396,16 @@ def find_setting(variable: str) -> tuple[str | None, str]:
 
 def _setting(argument: Any, variable: str) -> Any:
     """Return the argument, else what the variable says, which may be its default."""
-    is_given = argument is not None and argument != ""
-    return argument if is_given else find_setting(variable)[0]
+    return find_setting(variable)[0] if argument in (None, "") else argument
 
 
 def _number(argument: float | None, variable: str) -> float:
     """Return a setting as a number of at least 0."""
     value = _setting(argument, variable)
-    try:
+    with suppress(TypeError, ValueError):
         number = float(value)
         if 0 <= number < float("inf") and value is not True:
             return number
-    except (TypeError, ValueError):
-        pass
     raise ConfigurationError(f"{variable} must be a number, 0 or more, not {value!r}")
 
 
@@ -2423,9 +2419,7 @@ class StorageProvider:
             found = {part for part, _ in _walk_source(root)}
         except (OSError, InvalidSourceError):
             return False
-        expected = {file.path for file in manifest.files} | {
-            *manifest.empty_directories
-        }
+        expected = {one.path for one in manifest.files} | {*manifest.empty_directories}
         transfer = self._transfer(beat)
         transfer.begin("checking", root, manifest.files)
         right = transfer.find_right(manifest.files, root)
@@ -2451,9 +2445,9 @@ class StorageProvider:
             raise AssetIntegrityError(object_name, _READABLE, "more") from error
 
     def _write(self, data: bytes, object_name: str, if_match: str) -> str:
+        write = self.driver.write_object
         return self.retry(
-            object_name,
-            lambda: self.driver.write_object(data, object_name, if_match=if_match),
+            object_name, lambda: write(data, object_name, if_match=if_match)
         )
 
     def _read_versions(self, name: str) -> tuple[dict[str, Any], str]:
@@ -2523,14 +2517,11 @@ class StorageProvider:
         """
         if self._conditions_proved:
             return
-        try:
+        with suppress(FileExistsError):
             self._write(manifest.to_json(), object_name, if_match="")
-            _logger().warning(
-                "the store ignores conditional writes: of concurrent publishers of one "
-                "asset one may be lost, so publish from one place at a time"
-            )
-        except FileExistsError:
-            pass
+            text = "the store ignores conditional writes: of concurrent publishers of "
+            text += "one asset one may be lost, so publish from one place at a time"
+            _logger().warning(text)
         self._conditions_proved = True
 
     def _look_up(self, name: str, version: str, manifest: Manifest) -> str:
@@ -2920,11 +2911,9 @@ class _Cache:
         """Return the versions of an asset that have marked copies, the latest first."""
         folder = local_path(self.assets_dir, name)
         with suppress(FileNotFoundError, NotADirectoryError, InvalidNameError):
-            return AssetSpec(name).pick_versions(
-                version
-                for version in os.listdir(folder)
-                if self.is_marked(os.path.join(folder, version))
-            )
+            names = os.listdir(folder)
+            marked = [one for one in names if self.is_marked(os.path.join(folder, one))]
+            return AssetSpec(name).pick_versions(marked)
         return []
 
     def is_marked(self, path: str) -> bool:
@@ -3287,17 +3276,15 @@ class AssetsManager:
         if not (manifest or self._is_offline):
             manifest = self._read(spec)
         files = manifest.get_part(part).files if manifest else ()
+        paths = {file: local_path(path, file.path) for file in files}
         if _is_partial(path):
-            files = tuple(
-                one for one in files if os.path.exists(local_path(path, one.path))
-            )
+            files = tuple(file for file in files if os.path.exists(paths[file]))
         if not manifest or any(not file.sha256 for file in files):
             return None
         _require_part(spec, bool(files) or not part)
         workers = _whole_number("MODELKIT_STORAGE_WORKERS")
         transfer = _Transfer(cast(Any, None), 0, workers, self.on_progress)
         transfer.begin("checking", str(spec), files)
-        paths = {file: local_path(path, file.path) for file in files}
         inside = [file for file in files if is_inside(paths[file], self.assets_dir)]
         right = set(transfer.find_right(inside, path))
         return [paths[file] for file in files if file not in right]

@@ -1815,22 +1815,18 @@ class _Transfer:
             sent += size
             self.advance(size)
 
-        advance = [report] if self._is_told(upload) else []
+        watched = []
+        if self._on_progress:
+            from inspect import signature
+
+            watched = [report] if "advance" in signature(upload).parameters else []
 
         def attempt() -> None:
             report(-sent)
-            upload(path, object_name, *advance)
+            upload(path, object_name, *watched)
 
         self.retry(object_name, attempt)
         self.advance(os.path.getsize(path) - sent)
-
-    def _is_told(self, upload: Callable[..., object]) -> bool:
-        """Tell whether somebody watches an upload that can be watched."""
-        if not self._on_progress:
-            return False
-        from inspect import signature
-
-        return "advance" in signature(upload).parameters
 
     def copy_object(self, source: str, target: str) -> bool:
         """Tell whether the store made a copy of an object itself."""

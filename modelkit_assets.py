@@ -2896,20 +2896,20 @@ class _Cache:
         """Yield the name of each asset that has marked copies, and their versions."""
         for folder, folders, _ in os.walk(self.assets_dir):
             name = os.path.relpath(folder, self.assets_dir).replace(os.sep, "/")
-            versions = [".cache"]  # at the top, where no version can lie
-            if name != ".":
-                versions = self.find_copies(name)
-            folders[:] = sorted(set(folders) - set(versions))
-            if name != "." and versions:
+            versions = self.find_copies(name)
+            # at the top, where no version can lie
+            hidden = [".cache"] if name == "." else versions
+            folders[:] = sorted(set(folders) - set(hidden))
+            if versions:
                 yield name, versions
 
     def find_copies(self, name: str) -> list[str]:
         """Return the versions of an asset that have marked copies, the latest first."""
         folder = local_path(self.assets_dir, name)
         with suppress(FileNotFoundError, NotADirectoryError, InvalidNameError):
-            names = os.listdir(folder)
+            spec, names = AssetSpec(name), os.listdir(folder)
             marked = [one for one in names if self.is_marked(os.path.join(folder, one))]
-            return AssetSpec(name).pick_versions(marked)
+            return spec.pick_versions(marked)
         return []
 
     def is_marked(self, path: str) -> bool:

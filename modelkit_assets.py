@@ -3036,19 +3036,17 @@ def _read_sizes(marker: str) -> dict[str, object] | None:
     There are none in modelkit's, which is empty. This reads no more than a hit needs.
     Of a partial copy, the empty folders are among them, as `_get_size` has them.
     """
-    try:
-        with open(marker, "rb") as file:
-            data = file.read(_MAX_DOCUMENT + 1)
+    sizes: dict[str, object] = {}
+    with suppress(OSError, ValueError, TypeError, KeyError), open(marker, "rb") as file:
+        data = file.read(_MAX_DOCUMENT + 1)
         document = _read_json(data, marker) if data else {}
-        sizes: dict[str, object] = {}
         if marker.endswith(_PARTIAL):
             sizes.update(dict.fromkeys(document.get("empty_directories", ()), _NO_FILE))
             sizes.update(dict.fromkeys(document.get("contents", ())))  # as modelkit has
         sizes.update({file["path"]: file["size"] for file in document.get("files", ())})
-        fit = all(not path or is_contained(path) for path in sizes)
-        return sizes if fit else None
-    except (OSError, ValueError, TypeError, KeyError):
-        return None
+        if all(not path or is_contained(path) for path in sizes):
+            return sizes
+    return None
 
 
 _NO_FILE = "no file"
@@ -3090,10 +3088,9 @@ def _try_lock(descriptor: int, path: str) -> bool:
         # held by another; else the file system knows no locks, and we do without
         if error.errno in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):
             return False
-    try:
+    with suppress(OSError):
         return os.path.samestat(os.fstat(descriptor), os.stat(path))
-    except OSError:
-        return False
+    return False
 
 
 def _read_holder(file: IO[bytes]) -> tuple[object, object]:
@@ -3436,10 +3433,9 @@ class AssetsManager:
             folder, part = local_path(self.assets_dir, spec.name), spec.sub_part or ""
             versions = spec.get_local_versions(folder)
             return [one for one in versions if self._cache.may_hold(folder, one, part)]
-        try:
+        with suppress(ObjectDoesNotExistError):
             return self._require_store("list versions").get_versions_info(spec.name)
-        except ObjectDoesNotExistError:
-            return []
+        return []
 
     def _require_store(self, action: str) -> StorageProvider:
         if self._store_error:

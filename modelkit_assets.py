@@ -2030,19 +2030,23 @@ def _random() -> float:
 
 
 class _Source(NamedTuple):
-    """What is being published: its manifest, and each part's path and stamp."""
+    """What is being published: its manifest, and each part's stamp, see `_stamp`."""
 
     top: str
     transfer: _Transfer
     manifest: Manifest
-    stamps: dict[str, tuple[str, tuple[int, ...]]]
+    stamps: dict[str, tuple[int, ...]]
+
+    def find(self, file: ManifestFile) -> tuple[str, tuple[int, ...]]:
+        """Return a file's path, and its stamp when it was hashed."""
+        return local_path(self.top, file.path), self.stamps[file.path]
 
 
 def _read_source(top: str, transfer: _Transfer, pack: bool) -> _Source:
     """Find and hash all that is to be published; InvalidSourceError if it cannot be."""
 
     def describe(file: ManifestFile) -> ManifestFile:
-        path, stamp = found[file.path]
+        path, stamp = local_path(top, file.path), found[file.path]
         digest = hash_file(path, transfer.advance)
         transfer.advance(0, files=1)
         _check_unchanged(path, stamp)
@@ -2051,9 +2055,8 @@ def _read_source(top: str, transfer: _Transfer, pack: bool) -> _Source:
 
     try:
         found = dict(_walk_source(top))
-        empty = [part for part, (_, stamp) in found.items() if not stamp]
-        full = {part: stamp[0] for part, (_, stamp) in found.items() if stamp}
-        files = [ManifestFile(part, size) for part, size in full.items()]
+        empty = [part for part, stamp in found.items() if not stamp]
+        files = [ManifestFile(part, stamp[0]) for part, stamp in found.items() if stamp]
         transfer.begin("hashing", top, files)
         files = transfer.run(describe, files)
     except (OSError, ValueError) as error:
@@ -2082,7 +2085,7 @@ def _write_pack(source: _Source, path: str) -> ManifestFile:
         for part in manifest.empty_directories:
             pack.write(_tar_header(f"{part}/"))
         for file in manifest.files:
-            file_path, stamp = source.stamps[file.path]
+            file_path, stamp = source.find(file)
             pack.write(_tar_header(file.path, file))
             with open(file_path, "rb") as one:
                 _copy_bytes(one, pack.write, transfer.advance)
@@ -2093,8 +2096,8 @@ def _write_pack(source: _Source, path: str) -> ManifestFile:
     return ManifestFile("", os.path.getsize(path), hash_file(path, transfer.advance))
 
 
-def _walk_source(top: str) -> Iterator[tuple[str, tuple[str, tuple[int, ...]]]]:
-    """Yield (part, (path, stamp)) of each file, and of each empty folder without stamp.
+def _walk_source(top: str) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Yield (part, stamp) of each file, and of each empty folder, without a stamp.
 
     In order; links are followed; the part is `""` where the source is a file itself.
     """
@@ -2109,7 +2112,7 @@ def _walk_source(top: str) -> Iterator[tuple[str, tuple[str, tuple[int, ...]]]]:
             reason = f"the name {part!r} cannot be kept everywhere"
             raise InvalidSourceError(top, reason)
         if stat.S_ISREG(status.st_mode):
-            yield part, (path, _stamp(status))
+            yield part, _stamp(status)
         elif not stat.S_ISDIR(status.st_mode):
             raise InvalidSourceError(top, f"{path!r} is neither a file nor a folder")
         elif here in above:
@@ -2123,7 +2126,7 @@ def _walk_source(top: str) -> Iterator[tuple[str, tuple[str, tuple[int, ...]]]]:
                 _check_marker(os.path.join(path, SUCCESS))
                 names.remove(SUCCESS)
             if part and not names:
-                yield part, (path, ())
+                yield part, ()
             pending += [(_join(part, name), above | {here}) for name in names]
 
 
@@ -2412,7 +2415,7 @@ class StorageProvider:
     def is_right(self, manifest: Manifest, root: str, beat: Advance) -> bool:
         """Tell whether root is just what a version holds, by its files' digests."""
         try:
-            found = {part for part, _ in _walk_source(root)}
+            found = dict(_walk_source(root)).keys()
         except (OSError, InvalidSourceError):
             return False
         expected = {one.path for one in manifest.files} | {*manifest.empty_directories}
@@ -2552,7 +2555,7 @@ class StorageProvider:
         earlier = self._find_objects(name, listed[0]) if listed else {}
 
         def upload(file: ManifestFile) -> None:
-            path, stamp = source.stamps[file.path]
+            path, stamp = source.find(file)
             target = _join(object_name, file.path)
             if not (begun and transfer.is_in_store(target, file)):
                 _check_unchanged(path, stamp)
@@ -2586,8 +2589,8 @@ class StorageProvider:
             try:
                 pack = _write_pack(source, path)
             except OSError as error:
-                for file, stamp in filter(all, source.stamps.values()):
-                    _check_unchanged(file, stamp)
+                for file in source.manifest.files:
+                    _check_unchanged(*source.find(file))
                 reason = f"no pack can be made in {folder!r}: {error.strerror}"
                 raise InvalidSourceError(source.top, reason) from error
             transfer.begin("uploading", object_name, [pack])

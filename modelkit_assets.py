@@ -883,6 +883,16 @@ class ManifestFile(NamedTuple):
         _require(fit, "an offset that is no number")
         return file
 
+    @property
+    def begin(self) -> int:
+        """Where its bytes begin in their object."""
+        return self.offset or 0
+
+    @property
+    def end(self) -> int:
+        """Where its bytes end in their object, as far as its size is known."""
+        return self.begin + (self.size or 0)
+
     def to_entry(self) -> dict[str, object]:
         """Write the entry of `files`."""
         return {
@@ -1040,11 +1050,11 @@ def is_below(path: str, part: str) -> bool:
 def _check_offsets(files: Iterable[ManifestFile], is_packed: bool) -> None:
     """Raise ValueError unless just a pack's files have offsets, and none overlap."""
     end = 0
-    for file in sorted(files, key=lambda file: file.offset or 0):
+    for file in sorted(files, key=lambda file: file.begin):
         fit = (file.offset is not None) == is_packed
         _require(fit, "an offset missing, or needless")
-        _require(not is_packed or (file.offset or 0) >= end, "files that overlap")
-        end = (file.offset or 0) + (file.size or 0)
+        _require(not is_packed or file.begin >= end, "files that overlap")
+        end = file.end
 
 
 def _require(condition: bool, otherwise: str) -> None:
@@ -1494,13 +1504,13 @@ class _Span(NamedTuple):
     """What one request brings: a range of an object, and the files that lie in it.
 
     length   bytes; None for the whole of an object whose size nobody knows
-    files    each with where it begins in the object; a large file lies in several spans
+    files    in order; a large file lies in several spans
     """
 
     object_name: str
     start: int
     length: int | None
-    files: tuple[tuple[int, ManifestFile], ...]
+    files: tuple[ManifestFile, ...]
 
 
 def plan_spans(
@@ -1511,27 +1521,26 @@ def plan_spans(
     A large file is brought by several, neighbours in a pack by one.
     """
     spans: list[_Span] = []
-    for file in sorted(files, key=lambda file: file.offset or 0):
-        begin, size = file.offset or 0, file.size
+    for file in sorted(files, key=lambda file: file.begin):
         name = object_name if manifest.is_packed else _join(object_name, file.path)
-        if size is None:
-            spans.append(_Span(name, 0, None, ((0, file),)))
-        elif manifest.is_packed and size and spans and _is_next(file, spans[-1]):
+        if file.size is None:
+            spans.append(_Span(name, 0, None, (file,)))
+        elif manifest.is_packed and file.size and spans and _is_next(file, spans[-1]):
             last = spans.pop()
-            length, both = begin + size - last.start, (*last.files, (begin, file))
+            length, both = file.end - last.start, (*last.files, file)
             spans.append(last._replace(length=length, files=both))
         else:
-            for start in range(0, size, _PART):
-                length = min(_PART, size - start)
-                spans.append(_Span(name, begin + start, length, ((begin, file),)))
+            for start in range(file.begin, file.end, _PART):
+                length = min(_PART, file.end - start)
+                spans.append(_Span(name, start, length, (file,)))
     return spans
 
 
 def _is_next(file: ManifestFile, span: _Span) -> bool:
     """Tell whether a span of a pack may go on to the end of a file."""
-    begin, end = file.offset or 0, (file.offset or 0) + (file.size or 0)
-    is_near = begin - (span.start + (span.length or 0)) <= _GAP
-    return is_near and span.start <= span.files[-1][0] and end - span.start <= _PART
+    is_near = file.begin - (span.start + (span.length or 0)) <= _GAP
+    has_room = file.end - span.start <= _PART
+    return is_near and has_room and span.start <= span.files[-1].begin
 
 
 class _SpanSink:
@@ -1547,8 +1556,7 @@ class _SpanSink:
         self._waiting = list(span.files)[::-1]
         self._file: IO[bytes] | None = None
         # else they are one that is large, which lies in several
-        size = span.files[0][1].size
-        self.is_whole = len(span.files) > 1 or span.length in (None, size)
+        self.is_whole = len(span.files) > 1 or span.length in (None, span.files[0].size)
 
     def write(self, data: bytes) -> None:
         at, left = self._span.start + self.written, memoryview(data)
@@ -1557,14 +1565,14 @@ class _SpanSink:
             size = f"{self._span.length} bytes"
             raise AssetIntegrityError(self._span.object_name, size, "more")
         while left and self._waiting:
-            begin, file = self._waiting[-1]
-            if at < begin:  # a header of the pack
-                length = min(begin - at, len(left))
+            file = self._waiting[-1]
+            if at < file.begin:  # a header of the pack
+                length = min(file.begin - at, len(left))
             else:
-                length = min(len(left), begin + (file.size or sys.maxsize) - at)
-                self._put(left[:length], file, at - begin)
+                length = min(len(left), (file.end if file.size else sys.maxsize) - at)
+                self._put(left[:length], file, at - file.begin)
             at, left = at + length, left[length:]
-            if file.size and at == begin + file.size:
+            if file.size and at == file.end:
                 self.finish()
         self._advance(len(data))
 
@@ -1590,10 +1598,10 @@ class _SpanSink:
     def finish(self) -> None:
         """Close the present file, if any, which is complete or will never be."""
         if self._file is None and self._span.length is None and not self.written:
-            self._put(memoryview(b""), self._span.files[0][1], 0)
+            self._put(memoryview(b""), self._span.files[0], 0)
         if self._file is None:
             return
-        _, file = self._waiting.pop()
+        file = self._waiting.pop()
         done, size, self._file = self._file, self._file.tell(), None
         with _writing(local_path(self._root, file.path)):
             done.close()
@@ -1794,7 +1802,7 @@ class _Transfer:
 
     def is_in_store(self, object_name: str, file: ManifestFile) -> bool:
         """Tell whether an object has a file's size and digest, which reads it."""
-        span = _Span(object_name, 0, None, ((0, file._replace(path="", size=None)),))
+        span = _Span(object_name, 0, None, (file._replace(path="", size=None),))
         sink = _SpanSink(span, os.devnull, self.advance)
         driver = self.driver
         try:
@@ -1840,7 +1848,7 @@ class _Transfer:
     def read(self, span: _Span, sink: _SpanSink) -> None:
         """Read a span into its sink, going on where it broke off."""
         name, whole = span.object_name, span.length
-        is_object = not span.start and span.files[0][1].offset is None
+        is_object = not span.start and span.files[0].offset is None
         if is_object and sink.is_whole:
             whole = None  # and what is longer than it should be is seen
 
@@ -1848,7 +1856,7 @@ class _Transfer:
             before = sink.written
             left = None if whole is None else whole - before
             self.driver.download_object(name, sink, span.start + before, left)
-            if 0 < before == sink.written and not span.files[0][1].sha256:
+            if 0 < before == sink.written and not span.files[0].sha256:
                 # all had come before, so that failed for a checksum of the store's
                 raise AssetIntegrityError(name, "its checksum", "another")
 
@@ -1947,7 +1955,7 @@ class _Download:
         spans = [
             span
             for span in plan_spans(object_name, manifest, files)
-            if span.start - span.files[0][0] not in begun[span.files[0][1].path]
+            if span.start - span.files[0].begin not in begun[span.files[0].path]
         ]
         large = {
             file.path: _LargeFile(file, self._root, begun[file.path])
@@ -1956,15 +1964,15 @@ class _Download:
         }
 
         def fetch(span: _Span) -> list[ManifestFile]:
-            begin, file = span.files[0]
+            file, start = span.files[0], span.start - span.files[0].begin
             sink = _SpanSink(span, self._root, advance)
             try:
                 self._transfer.read(span, sink)
             except AssetIntegrityError:
                 return []  # as if nothing had come
             if not sink.is_whole and sink.written == span.length:
-                self._note(file.path, span.start - begin)
-                large[file.path].add(advance, span.start - begin)
+                self._note(file.path, start)
+                large[file.path].add(advance, start)
             advance(0, files=len(sink.got))
             return sink.got
 

@@ -304,14 +304,14 @@ def test_the_spans_of_a_pack_bring_each_wanted_file_once_and_in_order(case):
     assert [end for pair in ends for end in pair] == sorted(sum(ends, ()))
     for span in spans:
         at = span.start
-        for begin, file in span.files:
-            assert begin == file.offset and begin - at <= gap
-            at = begin + file.size
+        for file in span.files:
+            assert file.offset - at <= gap
+            at = file.offset + file.size
         if len(span.files) > 1:  # all of them whole
-            assert span.start == span.files[0][0]
+            assert span.start == span.files[0].offset
             assert at == span.start + span.length
     for file in wanted:
-        its = [span for span in spans if file in [one for _, one in span.files]]
+        its = [span for span in spans if file in span.files]
         alone = [span for span in its if len(span.files) == 1]
         if 0 < file.size <= part:
             assert len(its) == 1, "a file that is not large comes at once"
@@ -321,7 +321,7 @@ def test_the_spans_of_a_pack_bring_each_wanted_file_once_and_in_order(case):
             assert [span.start for span in its] == list(starts)
         else:
             assert not its
-    assert {one for span in spans for _, one in span.files} <= set(wanted)
+    assert {one for span in spans for one in span.files} <= set(wanted)
 
 
 @given(st.data(), packs(), st.booleans())

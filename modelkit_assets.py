@@ -2269,12 +2269,18 @@ class StorageProvider:
 
     def iterate_assets(self) -> Iterator[tuple[str, list[str]]]:
         """Yield each asset's name and its versions, in order of the names."""
-        transfer = self._transfer()
-        prefix, iterate_objects = self.prefix, self.driver.iterate_objects
-        names = transfer.retry(
-            prefix, lambda: find_asset_names(iterate_objects(prefix), prefix)
-        )
-        yield from zip(names, transfer.run(self.get_versions_info, names))
+        names = self.find_names()
+        yield from zip(names, self._transfer().run(self.get_versions_info, names))
+
+    def find_names(self, most: int | None = None) -> list[str]:
+        """Return the assets among the objects, or the first so many of them, sorted."""
+        from itertools import islice
+
+        def find() -> list[str]:
+            object_names = islice(self.driver.iterate_objects(self.prefix), most)
+            return find_asset_names(object_names, self.prefix)
+
+        return self.retry(self.prefix, find)
 
     def new(
         self,
@@ -3303,17 +3309,9 @@ class AssetsManager:
 
     def find_names(self, most: int) -> list[str]:
         """Return the names of assets, of the first so many objects of the store."""
-        from itertools import islice
-
         if self._is_offline:
             return [name for name, _ in self._cache.iterate_copies()]
-        provider = self._require_store("list assets")
-        prefix, iterate_objects = provider.prefix, provider.driver.iterate_objects
-
-        def find() -> list[str]:
-            return find_asset_names(islice(iterate_objects(prefix), most), prefix)
-
-        return provider.retry(prefix, find)
+        return self._require_store("list assets").find_names(most)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "on_progress": None}

@@ -700,6 +700,7 @@ class AssetSpec:
             sub_part = sub_part.strip("/") if isinstance(sub_part, str) else ""
             if not is_contained(sub_part):
                 raise InvalidAssetSpecError(sub_part, "a part stays inside its asset")
+        # by this way alone, as pickle does too: __setattr__ refuses
         vars(self).update(
             name=name, version=version or None, sub_part=sub_part, _system=system
         )

@@ -29,7 +29,7 @@ import sys
 import threading
 import time
 from contextlib import contextmanager, suppress
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar, cast
 
 try:
@@ -347,6 +347,11 @@ class MajorVersionDoesNotExistError(InvalidVersionError):
     exit_code = 3
     _text = "no version {version!r} exists, the major versions are: {majors}"
     _facts = {"version": "", "majors": ()}
+
+
+def _is_final(error: Exception) -> bool:
+    """Tell whether an error says all: it is ours, or what `on_progress` raised."""
+    return isinstance(error, ModelkitAssetsError) or hasattr(error, "is_final")
 
 
 def _shorten(value: object) -> str:
@@ -1620,7 +1625,7 @@ def _writing(path: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if isinstance(error, ModelkitAssetsError):
+        if _is_final(error):
             raise
         reason = error.strerror or error
         raise AssetsDirError(error.filename or path, reason) from error
@@ -1679,6 +1684,7 @@ class _Transfer:
     """The moving of bytes for one operation: several objects at once, each retried.
 
     on_progress is called under a lock, and beat, without one, whenever bytes move.
+    What on_progress raises is kept as `failure`: an SDK may take it for its own.
     """
 
     def __init__(
@@ -1693,6 +1699,7 @@ class _Transfer:
         self._on_progress, self._beat = on_progress, beat
         self._progress = Progress("", "", 0, 0, 0, 0)
         self._stop, self._counting = threading.Event(), threading.Lock()
+        self.failure: BaseException | None = None
 
     def begin(self, action: str, asset: str, files: Sequence[ManifestFile]) -> None:
         """Note what is to be done now."""
@@ -1705,13 +1712,18 @@ class _Transfer:
         if self._stop.is_set():
             raise _Stopped
         self._beat(size)
-        if self._on_progress:
+        if self._on_progress is not None:  # a list of what was told may be one
             with self._counting:
                 last = self._progress
                 done = min(last.done + size, last.size or sys.maxsize)
                 files = min(last.files_done + files, last.files)
                 self._progress = last._replace(done=done, files_done=files)
-                self._on_progress(self._progress)
+                try:
+                    self._on_progress(self._progress)
+                except BaseException as error:
+                    self.failure, cast(Any, error).is_final = error, True
+                    self._stop.set()
+                    raise
 
     def run(self, function: Callable[[Item], T], items: Iterable[Item]) -> list[T]:
         """Return function(item) for each item, in order, several at once.
@@ -1733,8 +1745,8 @@ class _Transfer:
                         self._stop.set()
 
         self._run_threads(work, min(self.workers, len(waiting)))
-        if errors:
-            raise errors[0]
+        if self.failure or errors:
+            raise self.failure or errors[0]
         return [results[index] for index in range(len(results))]
 
     def _run_threads(self, work: Callable[[], None], number: int) -> None:
@@ -1817,25 +1829,30 @@ class _Transfer:
     def upload(self, path: str, object_name: str) -> None:
         """Upload a file."""
         upload: Any = self.driver.upload_object
-        sent = 0
+        sent, told, size = 0, 0, os.path.getsize(path)
+        counting = threading.Lock()
 
-        def report(size: int) -> None:
-            nonlocal sent
-            sent += size
-            self.advance(size)
+        def report(number: int) -> None:
+            nonlocal sent, told
+            with counting:  # an SDK's own threads
+                sent += number
+                more = max(min(sent, size) - told, 0)  # what is sent again is no news
+                told += more
+            self.advance(more)
 
         watched = []
-        if self._on_progress:
+        if self._on_progress is not None:
             from inspect import signature
 
             watched = [report] if "advance" in signature(upload).parameters else []
 
         def attempt() -> None:
-            report(-sent)
+            nonlocal sent
+            sent = 0
             upload(path, object_name, *watched)
 
         self.retry(object_name, attempt)
-        self.advance(os.path.getsize(path) - sent)
+        self.advance(size - told)
 
     def copy_object(self, source: str, target: str) -> bool:
         """Tell whether the store made a copy of an object itself."""
@@ -2069,7 +2086,7 @@ def _read_source(top: str, transfer: _Transfer, pack: bool) -> _Source:
         transfer.begin("hashing", top, files)
         files = transfer.run(describe, files)
     except (OSError, ValueError) as error:
-        if isinstance(error, ModelkitAssetsError):
+        if _is_final(error):
             raise
         where = getattr(error, "filename", None) or top
         reason = getattr(error, "strerror", None) or error
@@ -2270,18 +2287,13 @@ class StorageProvider:
 
     def iterate_assets(self) -> Iterator[tuple[str, list[str]]]:
         """Yield each asset's name and its versions, in order of the names."""
-        names = self.find_names()
+        names = self.retry(
+            self.prefix,
+            lambda: find_asset_names(
+                self.driver.iterate_objects(self.prefix), self.prefix
+            ),
+        )
         yield from zip(names, self._transfer().run(self.get_versions_info, names))
-
-    def find_names(self, most: int | None = None) -> list[str]:
-        """Return the assets among the objects, or the first so many of them, sorted."""
-        from itertools import islice
-
-        def find() -> list[str]:
-            object_names = islice(self.driver.iterate_objects(self.prefix), most)
-            return find_asset_names(object_names, self.prefix)
-
-        return self.retry(self.prefix, find)
 
     def new(
         self,
@@ -2405,19 +2417,21 @@ class StorageProvider:
         one has a name that no file can have.
         """
         transfer, uri = self._transfer(), self.driver.get_object_uri(name)
-        prefix = name.rstrip("/")
-        root = os.path.join(folder, prefix.rpartition("/")[2] or "data")
-        is_object = name == prefix != "" and self._get_size(name) is not None
+        prefix, root = name.rstrip("/"), os.path.join(folder, "data")
         parts = [""]
-        if not is_object:
-            names = transfer.retry(uri, lambda: [*self.driver.iterate_objects(prefix)])
-            start = len(prefix) + 1 if prefix else 0
-            # what ends with / stands for a folder in some tools
-            parts = [one[start:] for one in names if not one.endswith("/")]
         try:
-            _require(bool(parts), "there is no such object, and none below it")
-            _check_paths([] if is_object else parts, [])
+            # an SDK would make another address of one with `..`
+            _check_paths([prefix] if prefix else [], [])
+            if name != prefix or not prefix or self._get_size(name) is None:
+                iterate, start = self.driver.iterate_objects, len(prefix) + bool(prefix)
+                below = transfer.retry(uri, lambda: list(iterate(prefix)))
+                # what ends with / stands for a folder in some tools
+                parts = [one[start:] for one in below if not one.endswith("/")]
+                _require(bool(parts), "there is no such object, and none below it")
+                _check_paths(parts, [])
         except ValueError as error:
+            if isinstance(error, ModelkitAssetsError):
+                raise
             raise InvalidSourceError(uri, error) from error
 
         for part in parts:
@@ -2604,13 +2618,15 @@ class StorageProvider:
             try:
                 pack = _write_pack(source, path)
             except OSError as error:
+                if _is_final(error):
+                    raise
                 for file in source.manifest.files:
                     _check_unchanged(*source.find(file))
                 reason = f"no pack can be made in {folder!r}: {error.strerror}"
                 raise InvalidSourceError(source.top, reason) from error
             transfer.begin("uploading", object_name, [pack])
             if not (begun and transfer.is_in_store(object_name, pack)):
-                transfer.upload(path, object_name)
+                transfer.run(lambda name: transfer.upload(path, name), [object_name])
             transfer.advance(0, files=1)
 
     def _find_objects(self, name: str, version: str) -> dict[str | None, str]:
@@ -3199,7 +3215,7 @@ class AssetsManager:
                 # what is cached can be served even where the store's folder is gone
                 self._store_error = error
         self.storage_provider = storage_provider
-        if storage_provider and isinstance(storage_provider.driver, LocalDriver):
+        if storage_provider:
             _check_apart(self.assets_dir, storage_provider)
 
     def fetch_asset(
@@ -3309,10 +3325,17 @@ class AssetsManager:
                     yield _describe_copy(name, version, path)
 
     def find_names(self, most: int) -> list[str]:
-        """Return the names of assets, of the first so many objects of the store."""
+        """Return the names of assets, of the first so many objects of the store.
+
+        These are hints: a failure is not tried again, and as the driver raises it.
+        """
+        from itertools import islice
+
         if self._is_offline:
             return [name for name, _ in self._cache.iterate_copies()]
-        return self._require_store("list assets").find_names(most)
+        provider = self._require_store("list assets")
+        names = provider.driver.iterate_objects(provider.prefix)
+        return find_asset_names(islice(names, most), provider.prefix)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "on_progress": None}
@@ -3509,6 +3532,8 @@ def _find_existing_path(text: str, assets_dir: str) -> str | None:
 
 def _check_apart(assets_dir: str, provider: StorageProvider) -> None:
     """Raise ConfigurationError where the assets dir and a local store overlap."""
+    if not isinstance(provider.driver, LocalDriver):
+        return
     store = local_path(provider.driver.bucket, provider.prefix)
     one, other = _resolve(assets_dir), _resolve(store)
     if one.startswith(other) or other.startswith(one):
@@ -3519,7 +3544,8 @@ def _check_apart(assets_dir: str, provider: StorageProvider) -> None:
 
 # ------------------------------------------------------------------- the terminal
 
-_DOCTOR_TIMEOUT_S = 10.0
+_DOCTOR_TIMEOUT_S = 2.0  # for which failures are retried
+_DOCTOR_PATIENCE_S = 30.0  # for what does not even fail
 _REDRAW_S = 0.1
 _PATIENCE_S = 0.5  # shorter work shows no progress
 
@@ -3532,7 +3558,7 @@ class _Screen:
 
     def __init__(self) -> None:
         self.stream, self._writing = sys.stderr, threading.Lock()
-        self._drawn, self._work = "", ("", "")
+        self._is_drawn, self._width, self._work = False, 0, ("", "")
         self._drawn_at = self._begun_at = 0.0
         self._samples: list[tuple[float, int]] = []
 
@@ -3556,14 +3582,14 @@ class _Screen:
             if not is_early:
                 then, done = self._samples[0]
                 rate = (progress.done - done) / (now - then) if now > then else 0
-                width = get_width(self.stream)
-                self._draw(describe_progress(progress, rate, width - 1), width)
+                width = get_width(self.stream) - 1
+                self._draw(describe_progress(progress, rate, width))
                 self._drawn_at = now
 
     def write(self, text: str) -> None:
         """Write text above what is drawn."""
         with self._writing:
-            self._draw("", get_width(self.stream))
+            self._draw("")
             self.stream.write(text)
 
     def flush(self) -> None:
@@ -3575,22 +3601,24 @@ class _Screen:
         self.write("")
         self.flush()
 
-    def _draw(self, text: str, width: int) -> None:
-        if text or self._drawn:
-            # a terminal that became narrower has wrapped what was drawn
-            rows = (len(self._drawn) - 1) // width if self._drawn else 0
-            up = f"\x1b[{rows}A" if rows else ""
-            self.stream.write(f"{up}\r\x1b[J{text}")
+    def _draw(self, text: str) -> None:
+        if text or self._is_drawn:
+            # the cursor rests at the beginning: where a terminal that becomes narrower
+            # wraps the text, that is its first row, and all of it can be wiped off.
+            # Else its line alone is, as some keep in their history what J wipes off
+            before, self._width = self._width, get_width(self.stream)
+            wipe = "\x1b[K" if before == self._width else "\x1b[J"
+            self.stream.write(f"\r{wipe}{text}" + "\r" * bool(text))
             self.stream.flush()
-        self._drawn = text
+        self._is_drawn = bool(text)
 
 
 def describe_progress(progress: Progress, rate: float, width: int) -> str:
     """Return one line of at most so many characters; rate is in bytes a second."""
     done, size = progress.done, progress.size
-    # no character that takes no column, or two, or moves the cursor
+    # no character that takes no column, or two
     what = f"{progress.action} {progress.asset}".encode("ascii", "replace").decode()
-    parts = ["".join(one if one.isprintable() else "?" for one in what)]
+    parts = [_printable(what)]
     if size:
         parts.append(f"{100 * done // size} %")
     parts.append(show_size(done) + (f" of {show_size(size)}" if size else ""))
@@ -3604,7 +3632,12 @@ def describe_progress(progress: Progress, rate: float, width: int) -> str:
     while len(parts) > 2 and len("  ".join(parts)) > width:
         parts.pop()
     tail = "  ".join(["", *parts[1:]])
-    return (parts[0][: max(width - len(tail), 0)] + tail)[:width].strip()
+    return (parts[0][: max(width - len(tail), 0)] + tail).strip()[:width].strip()
+
+
+def _printable(text: str) -> str:
+    """Return a text without what moves the cursor, or tells a terminal what to do."""
+    return "".join(one if one.isprintable() else "?" for one in text)
 
 
 def show_size(size: float) -> str:
@@ -3621,13 +3654,14 @@ def _is_terminal(stream: IO[str] | None) -> bool:
     return stream is not None and not stream.closed and stream.isatty()
 
 
-def get_width(stream: IO[str]) -> int:
+def get_width(stream: IO[str] | None) -> int:
     """Return how many columns a terminal has, or its text is to have elsewhere."""
-    columns = os.environ.get("COLUMNS", "")
     with suppress(OSError, ValueError, AttributeError):
-        if not (columns.isdigit() and int(columns)):
-            return os.get_terminal_size(stream.fileno()).columns or 80
-    return int(columns) if columns.isdigit() and int(columns) else 80
+        if columns := os.get_terminal_size(cast(Any, stream).fileno()).columns:
+            return columns
+    with suppress(ValueError):
+        return max(int(os.environ.get("COLUMNS", "")), 0) or 80
+    return 80
 
 
 # ------------------------------------------------------------------- command line
@@ -3661,6 +3695,8 @@ _MOST_NAMES = 10_000  # are looked through for one that a misspelt name may mean
 def main(args: Sequence[str] | None = None) -> int:
     """Run the command line, and return its exit code: 0 only if all went well."""
     given = sys.argv[1:] if args is None else list(args)
+    if not sys.stderr:  # it is None where it was closed, which `print` takes for stdout
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     chosen = next((one for one in given if not one.startswith("-")), None)
     options = _get_main_parser(chosen).parse_args(given)
     options.screen = _Screen()
@@ -3978,6 +4014,7 @@ def _list_versions(
             date, pushed_by = map(manifest.document.get, ("push_date", "pushed_by"))
             size, files = manifest.size, len(manifest.files)
         row = {"name": name, "version": version, "push_date": date, "size": size}
+        pushed_by = pushed_by and str(pushed_by)
         document.append({**row, "files": files, "pushed_by": pushed_by})
         count = "-" if files is None else f"{files} file{'s' * (files != 1)}"
         rows.append((f"{name}:{version}", _show_date(date), size, count, pushed_by))
@@ -4013,14 +4050,18 @@ def _show_date(date: object) -> str:
 def _align(rows: Sequence[Sequence[object]]) -> Iterator[str]:
     """Return lines whose columns are aligned, those of sizes to the right."""
     shown = [
-        [show_size(one) if isinstance(one, int) else str(one or "-") for one in row]
+        [
+            show_size(one) if isinstance(one, int) else _printable(str(one or "-"))
+            for one in row
+        ]
         for row in rows
     ]
     widths = [max(map(len, column)) for column in zip(*shown)]
-    for row, texts in zip(rows, shown):
+    sizes = [any(isinstance(one, int) for one in column) for column in zip(*rows)]
+    for texts in shown:
         cells = (
-            text.rjust(width) if isinstance(one, int) else text.ljust(width)
-            for one, text, width in zip(row, texts, widths)
+            text.rjust(width) if is_size else text.ljust(width)
+            for text, width, is_size in zip(texts, widths, sizes)
         )
         yield "  ".join(cells).rstrip()
 
@@ -4055,9 +4096,10 @@ def _suggesting(manager: AssetsManager) -> Iterator[None]:
         from difflib import get_close_matches
 
         name, names = vars(error)["name"], list[str]()
-        with suppress(ModelkitAssetsError, OSError):
+        with suppress(ModelkitAssetsError, OSError, ValueError):
             names = manager.find_names(_MOST_NAMES)
-        near = [] if name in names else get_close_matches(name, names, cutoff=0.5)
+        is_known = name in names or "[" in name  # as where a part is missing
+        near = [] if is_known else get_close_matches(name, names, cutoff=0.5)
         if not near:
             raise
         hint = vars(error).get("hint", "it is not in the assets dir")
@@ -4077,13 +4119,16 @@ def _run_verify(options: argparse.Namespace) -> int:
     manager, code = AssetsManager(on_progress=options.on_progress), 0
     document = []
     for spec in _find_copies(manager, options.specs):
-        wrong = manager.verify(spec)
+        hint = f"is not what was published: `fetch --download {spec}` replaces it"
+        try:
+            wrong = manager.verify(spec)
+        except AssetIntegrityError as error:  # a link to elsewhere, a marker of rubbish
+            wrong, hint = [vars(error)["object_name"]], str(error)
         state = "no digests" if wrong is None else "wrong" if wrong else "right"
         document.append({"spec": str(spec), "state": state, "wrong": wrong or []})
         code = max(code, {"right": 0, "no digests": 1, "wrong": 6}[state])
         options.screen.close()
         for path in wrong or ():
-            hint = f"is not what was published: `fetch --download {spec}` replaces it"
             print(f"{_PROGRAM}: {path!r} {hint}", file=sys.stderr)
         if not options.json:
             print(f"{state:10}  {spec}", flush=True)
@@ -4171,13 +4216,16 @@ def _run_doctor(options: argparse.Namespace) -> int:
         return cast(str, made[0].provider)
 
     is_offline = not find_setting("MODELKIT_STORAGE_PROVIDER")[0]
+    examine("versioning", _check_versioning)
     if is_offline and not options.write:
         text = "none: pre-downloaded mode, only what is cached is served"
         examine("provider", lambda: text)
     elif examine("provider", configure):
-        is_well = examine("SDK", lambda: _check_sdk(made[0]))
-        is_well = is_well and examine("list", lambda: _check_listing(made[0]))
-        is_well = is_well and examine("read", lambda: _check_reading(made[0]))
+        reads = {"SDK": _check_sdk, "list": _check_listing, "read": _check_reading}
+        is_well = all(
+            examine(name, partial(_answer_soon, check, made[0]))
+            for name, check in reads.items()
+        )
         if is_well and options.write:
             examine("write", lambda: _check_writing(made[0]))
     examine("assets dir", lambda: _check_assets_dir(made, is_offline))
@@ -4202,9 +4250,39 @@ def _find_settings(options: argparse.Namespace) -> Iterator[dict[str, str]]:
     for variable, is_secret in getattr(driver, "variables", {}).items():
         value = os.environ.get(variable)
         shown = "***" if is_secret and value else value or "-"
-        shown = re.sub("//[^/]*@", "//***@", shown)  # of a URL that has a password
+        # of a URL that has a password, or of JSON in place of the path of its file
+        shown = re.sub("(?s).*@|.*{.*", "***", shown)
         source = "environment" if value else "not set"
         yield {"setting": variable, "value": shown, "from": source}
+
+
+def _check_versioning() -> str:
+    system = find_versioning_system(None)
+    return f"{system.__name__} is used" if system else "inferred from the versions"
+
+
+def _answer_soon(
+    check: Callable[[StorageProvider], str], provider: StorageProvider
+) -> str:
+    """Return check(provider), or raise what it does; it may not hang, as SDKs do."""
+    answers: list[str] = []
+    errors: list[Exception] = []
+
+    def ask() -> None:
+        try:
+            answers.append(check(provider))
+        except Exception as error:  # to be raised by whoever asked
+            errors.append(error)
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(_DOCTOR_PATIENCE_S)
+    if errors:
+        raise errors[0]
+    if not answers:
+        where = provider.driver.get_object_uri(provider.prefix)
+        raise StorageUnavailableError(where, _DOCTOR_PATIENCE_S, "there is no answer")
+    return answers[0]
 
 
 def _check_sdk(provider: StorageProvider) -> str:
@@ -4213,59 +4291,82 @@ def _check_sdk(provider: StorageProvider) -> str:
     return f"{package} is there" if package else "none is needed"
 
 
+def _find_first(provider: StorageProvider) -> str | None:
+    # each attempt begins anew, as a generator that failed has ended
+    iterate = provider.driver.iterate_objects
+    return provider.retry(provider.prefix, lambda: next(iterate(provider.prefix), None))
+
+
 def _check_listing(provider: StorageProvider) -> str:
-    names = provider.driver.iterate_objects(provider.prefix)
-    first = provider.retry(provider.prefix, lambda: next(names, None))
-    where = provider.driver.get_object_uri(provider.prefix)
+    where, first = (
+        provider.driver.get_object_uri(provider.prefix),
+        _find_first(provider),
+    )
     return f"{where} can be listed" + ("" if first else ", and is empty")
 
 
 def _check_reading(provider: StorageProvider) -> str:
-    from itertools import islice
+    from io import BytesIO
 
-    names = islice(provider.driver.iterate_objects(provider.prefix), _MOST_NAMES)
-    lists = (name for name in names if name.endswith(".versions"))
-    found = provider.retry(provider.prefix, lambda: next(lists, None))
+    found = _find_first(provider)
     if not found:
         return "there is nothing to read yet"
-    provider.retry(found, lambda: provider.driver.read_object(found))
+    download = provider.driver.download_object
+    provider.retry(found, lambda: download(found, BytesIO(), 0, 1))
     return f"{found!r} can be read"
 
 
 def _check_writing(provider: StorageProvider) -> str:
     """Write an object under each condition, and delete it."""
     name = f"{provider.prefix}/modelkit-assets-probe-{_token()}"
+    try:
+        _prove_writing(provider, name)
+    except BaseException:
+        with suppress(ModelkitAssetsError):  # it may not be there
+            provider.retry(name, lambda: provider.driver.delete_object(name))
+        raise
+    try:
+        provider.retry(name, lambda: provider.driver.delete_object(name))
+    except StorageAccessError as error:
+        reason = "it was written, and may not be deleted, which publishing does not "
+        reason += f"need: delete it by hand ({error.__cause__})"
+        raise StorageAccessError(name, reason) from error
+    return "objects can be created and replaced, and conditional writes are honoured"
 
+
+def _prove_writing(provider: StorageProvider, name: str) -> None:
     def write(data: bytes, if_match: str) -> str:
         """Return the etag; `""` where the condition failed."""
-        attempt = lambda: provider.driver.write_object(data, name, if_match=if_match)  # noqa: E731
         with suppress(FileExistsError):
-            return provider.retry(name, attempt)
+            return provider._write(data, name, if_match)
         return ""
 
     first = write(b"1", "")
-    try:
-        second = write(b"2", first)
-        if not second or write(b"3", "") or write(b"3", first):
-            text = "the store ignores conditional writes, so of concurrent publishers "
-            raise StorageDriverError(text + "one may be lost: publish from one place")
-        if provider.retry(name, lambda: provider.driver.read_object(name))[0] != b"2":
-            raise StorageDriverError(f"{name!r} is not what was written")
-    finally:
-        provider.retry(name, lambda: provider.driver.delete_object(name))
-    return "objects can be created and replaced, and conditional writes are honoured"
+    second = write(b"2", first)
+    if not second or write(b"3", "") or write(b"3", first):
+        text = "the store ignores conditional writes, so of concurrent publishers "
+        raise StorageDriverError(text + "one may be lost: publish from one place")
+    if provider.retry(name, lambda: provider.driver.read_object(name))[0] != b"2":
+        raise StorageDriverError(f"{name!r} is not what was written")
 
 
 def _check_assets_dir(made: list[StorageProvider], is_offline: bool) -> str:
     import shutil
     import tempfile
 
-    folder = AssetsManager(storage_provider=next(iter(made), None)).assets_dir
+    folder = os.path.abspath(find_setting("MODELKIT_ASSETS_DIR")[0] or os.getcwd())
+    cache = _Cache(folder, _number(None, "MODELKIT_ASSETS_TIMEOUT_S"))
+    cache.require_assets_dir()
+    for provider in made:
+        _check_apart(folder, provider)
+    os.listdir(folder)
     try:
-        tempfile.TemporaryFile(dir=folder).close()
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"1")
     except OSError as error:
         if is_offline:
-            return f"{folder!r} is read-only, which pre-downloaded mode may be"
+            reason = f"({error.strerror}), as pre-downloaded mode may find it"
+            return f"{folder!r} cannot be written {reason}"
         raise AssetsDirError(folder, error.strerror) from error
     free = show_size(shutil.disk_usage(folder).free)
     return f"{folder!r} can be written, {free} are free"
@@ -4273,6 +4374,7 @@ def _check_assets_dir(made: list[StorageProvider], is_offline: bool) -> str:
 
 def _print(options: argparse.Namespace, document: Any, lines: Iterable[str]) -> int:
     """Print the result of a command, as one JSON document or as lines; return 0."""
+    options.screen.close()
     for line in [json.dumps(document, indent=2)] if options.json else lines:
         print(line)
     return 0

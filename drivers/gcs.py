@@ -92,7 +92,8 @@ class Driver:
                 with open(path, encoding="utf-8") as file:
                     kind = json.load(file)["type"]
             except (OSError, ValueError, TypeError, KeyError) as error:
-                reason = f"{path!r}, {type(error).__name__}"
+                shown = "JSON, not its path" if "{" in path else repr(path)
+                reason = f"{shown}, {type(error).__name__}"
                 raise ValueError(
                     f"{_VARIABLE} is no credentials file: {reason}"
                 ) from None
@@ -191,6 +192,7 @@ class Driver:
         return self.client.bucket(self.bucket).blob(name)
 
 
+@_builtin_errors()
 def _make_client(path: str | None, kind: str | None) -> Any:
     from google.auth import load_credentials_from_file
     from google.cloud.storage import Client

@@ -276,6 +276,7 @@ def _quote(name: str) -> str:
     return "/" + quote(name, safe="/~")
 
 
+@_builtin_errors()
 def _make_client(key: Any, secret: Any, token: Any, region: Any, endpoint: Any) -> Any:
     import logging
 

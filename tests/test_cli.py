@@ -232,7 +232,8 @@ def test_bad_input_gets_one_line_and_changes_nothing(
     assert (store.read_objects(), snapshot(assets_dir)) == before
 
 
-COMMANDS = ["new", "update", "list", "fetch", "resolve", "remove", "prune", "info"]
+COMMANDS = ["new", "update", "list", "fetch", "resolve", "info", "verify", "remove"]
+COMMANDS += ["prune", "doctor"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

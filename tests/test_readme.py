@@ -61,9 +61,9 @@ def find_example(word):
 
 
 def test_every_example_is_run_by_a_test():
-    for word in ("provider.new", "dask", "sqlite"):
+    for word in ("provider.new", "on_progress", "dask", "sqlite"):
         assert find_example(word)
-    assert len(find_blocks("python")) == 3
+    assert len(find_blocks("python")) == 4
     # the demonstration, the two commands, S3, Docker (test_images.py), CI's
     assert len(find_blocks("sh")) == 5
 
@@ -88,6 +88,13 @@ def test_the_python_example_runs(project, model, environ):
     block = find_example("provider.new")
     shown = run("-c", block, cwd=project, env=environ)
     assert shown.decode() == f"{project}/assets/nlp/bert/0.1 0.0 False\n"
+    told = (
+        run("-c", find_example("on_progress"), cwd=project, env=environ)
+        .decode()
+        .splitlines()
+    )
+    assert told[0] == "('checking', 'nlp/bert:0.1', 0, 7)"
+    assert told[-1] == "('checking', 'nlp/bert:0.1', 7, 7)"
 
 
 def run_shell(commands, **where):

@@ -1203,6 +1203,10 @@ class LocalDriver:
     Permissions: reading needs r-x on the folders; publishing also needs w.
     """
 
+    # where nothing says how many: on a disk, more are in each other's way. A folder of
+    # 1000 files takes two threads 0.20 s, sixteen 0.33 s
+    workers = 2
+
     def __init__(
         self, bucket: StrPath, client: object = None, **settings: object
     ) -> None:
@@ -1725,8 +1729,12 @@ class _Transfer:
                     self._stop.set()
                     raise
 
-    def run(self, function: Callable[[Item], T], items: Iterable[Item]) -> list[T]:
+    def run(
+        self, function: Callable[[Item], T], items: Iterable[Item], share: int = 1
+    ) -> list[T]:
         """Return function(item) for each item, in order, several at once.
+
+        Of the workers, one in `share` takes part.
 
         The first error stops the others, where they are, and is raised.
         """
@@ -1744,7 +1752,8 @@ class _Transfer:
                         errors.append(error)
                         self._stop.set()
 
-        self._run_threads(work, min(self.workers, len(waiting)))
+        workers = max(self.workers // share, 1)
+        self._run_threads(work, min(workers, len(waiting)))
         if self.failure or errors:
             raise self.failure or errors[0]
         return [results[index] for index in range(len(results))]
@@ -1994,7 +2003,12 @@ class _Download:
             advance(0, files=len(sink.got))
             return sink.got
 
-        came = [file for some in self._transfer.run(fetch, spans) for file in some]
+        # of large ranges half as many are as fast, and take half of the memory
+        size = sum(span.length or 0 for span in spans)
+        share = 2 if size > len(spans) * _PART // 4 else 1
+        came = [
+            file for some in self._transfer.run(fetch, spans, share) for file in some
+        ]
         for one in large.values():
             one.add(advance)  # what had come before
             came.append(one.get_result())
@@ -2223,7 +2237,6 @@ class StorageProvider:
         if not self.provider:
             raise NoConfiguredProviderError()
         self.timeout = _number(timeout_s, "MODELKIT_STORAGE_TIMEOUT_S")
-        self.workers = _whole_number("MODELKIT_STORAGE_WORKERS")
         variable = "MODELKIT_STORAGE_FORCE_DOWNLOAD"
         self.force_download = _boolean(force_download, variable)
         prefix = cast(str, _setting(prefix, "MODELKIT_STORAGE_PREFIX"))
@@ -2243,6 +2256,9 @@ class StorageProvider:
             if isinstance(error, ModelkitAssetsError):
                 raise
             raise ConfigurationError(str(error)) from error
+        self.workers = _whole_number("MODELKIT_STORAGE_WORKERS")
+        if find_setting("MODELKIT_STORAGE_WORKERS")[1] == "default":
+            self.workers = getattr(self.driver, "workers", self.workers)
 
     def get_object_name(self, name: str, version: str) -> str:
         """Return a file asset's object, or what a directory's objects lie below."""

@@ -1734,7 +1734,7 @@ class _Transfer:
     ) -> list[T]:
         """Return function(item) for each item, in order, several at once.
 
-        Of the workers, one in `share` takes part.
+        Of the workers, one in `share` takes part, and two at least.
 
         The first error stops the others, where they are, and is raised.
         """
@@ -1752,8 +1752,8 @@ class _Transfer:
                         errors.append(error)
                         self._stop.set()
 
-        workers = max(self.workers // share, 1)
-        self._run_threads(work, min(workers, len(waiting)))
+        workers = min(max(self.workers // share, 2), self.workers, len(waiting))
+        self._run_threads(work, workers)
         if self.failure or errors:
             raise self.failure or errors[0]
         return [results[index] for index in range(len(results))]

@@ -59,9 +59,9 @@ def test_an_argument_beats_its_variable_which_beats_the_default(
 
 
 def test_the_number_of_workers_comes_from_its_variable(folders, monkeypatch):
-    assert make_provider(folders).workers == 16
+    assert make_provider(folders).workers == 2  # as it is a local one
     monkeypatch.setenv("MODELKIT_STORAGE_WORKERS", "")
-    assert make_provider(folders).workers == 16
+    assert make_provider(folders).workers == 2  # as it is a local one
     monkeypatch.setenv("MODELKIT_STORAGE_WORKERS", "3")
     assert make_provider(folders).workers == 3
 

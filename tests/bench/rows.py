@@ -82,7 +82,7 @@ def make_rows(sizes: Sizes) -> list[Row]:
         _row("start", "import", do_start(sizes), ("bare", *pair), *start),
         _row(
             "command",
-            "`fetch` of a cached pinned asset: `modelkit_assets.py`",
+            "a cached `fetch`: `modelkit_assets.py`",
             do_command(sizes, as_script=True),
             ("bare", *pair),
             *command,

@@ -1553,6 +1553,15 @@ def _is_next(file: ManifestFile, span: _Span) -> bool:
     return is_near and has_room and span.start <= span.files[-1].begin
 
 
+def choose_share(spans: Sequence[_Span]) -> int:
+    """Return of how many workers one is to bring these.
+
+    Of large ranges half as many are as fast, and take half of the memory.
+    """
+    size = sum(span.length or 0 for span in spans)
+    return 2 if size > len(spans) * _PART // 4 else 1
+
+
 class _SpanSink:
     """Writes a span's bytes into its files, and hashes those that lie in it whole.
 
@@ -2003,25 +2012,22 @@ class _Download:
             advance(0, files=len(sink.got))
             return sink.got
 
-        # of large ranges half as many are as fast, and take half of the memory
-        size = sum(span.length or 0 for span in spans)
-        share = 2 if size > len(spans) * _PART // 4 else 1
-        came = [
-            file for some in self._transfer.run(fetch, spans, share) for file in some
-        ]
+        fetched = self._transfer.run(fetch, spans, choose_share(spans))
+        came = [file for some in fetched for file in some]
         for one in large.values():
             one.add(advance)  # what had come before
             came.append(one.get_result())
             advance(0, files=1)
-        for file in files:
-            if file.size == 0:
-                open(local_path(self._root, file.path), "wb").close()
-                came.append(file._replace(sha256=_EMPTY_SHA256))
-                advance(0, files=1)
+        came += [self._make_empty(file) for file in files if file.size == 0]
         for file in came:
             if file.executable:
                 _make_executable(local_path(self._root, file.path))
         return {file.path: file for file in came}
+
+    def _make_empty(self, file: ManifestFile) -> ManifestFile:
+        open(local_path(self._root, file.path), "wb").close()
+        self._transfer.advance(0, files=1)
+        return file._replace(sha256=_EMPTY_SHA256)
 
     def _note(self, path: str, start: int) -> None:
         with self._noting, open(self._journal, "a", encoding="utf-8") as file:

@@ -146,11 +146,11 @@ class Driver:
         blob = self._get_blob(name)
         blob.chunk_size = _PART
         # what is one request is the core's to repeat; of more, the SDK repeats one
-        retry = DEFAULT_RETRY if os.path.getsize(path) > _PART else None
+        size = os.path.getsize(path)
+        retry = DEFAULT_RETRY if size > _PART else None
         kind = "application/octet-stream"
         with _WatchedFile(path) as file:
             file.advance = advance
-            size = os.path.getsize(path)
             blob.upload_from_file(file, size=size, content_type=kind, retry=retry)
 
     @_builtin_errors()

@@ -533,6 +533,8 @@ class Terminal:
             list(map(str, command)),
             **{"stdin": theirs, **streams, **settings},
             start_new_session=True,
+            # which a shell that runs the tests in the background has switched off
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         os.close(theirs)
 

@@ -4320,11 +4320,9 @@ def _find_first(provider: StorageProvider) -> str | None:
 
 
 def _check_listing(provider: StorageProvider) -> str:
-    where, first = (
-        provider.driver.get_object_uri(provider.prefix),
-        _find_first(provider),
-    )
-    return f"{where} can be listed" + ("" if first else ", and is empty")
+    where = provider.driver.get_object_uri(provider.prefix)
+    is_empty = _find_first(provider) is None
+    return f"{where} can be listed" + (", and is empty" if is_empty else "")
 
 
 def _check_reading(provider: StorageProvider) -> str:

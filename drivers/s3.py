@@ -222,7 +222,8 @@ class _Reader:
 
     def __init__(self, client: Any) -> None:
         self.client, self._base = client, ""
-        self._first: Any = None
+        self._seen: Any = None  # the last request, and what signed it
+        self._model: Any = None  # those that others are to be like
         client.meta.events.register("before-sign.s3.GetObject", self._note)
 
     def get_object(self, bucket: str, name: str, headers: dict[str, str]) -> Any:
@@ -230,13 +231,14 @@ class _Reader:
         answer = self._send(name, headers) if self._base else None
         if not answer:
             answer = self.client.get_object(Bucket=bucket, Key=name, **headers)
-            url, path = self._first[0].url, _quote(name)
+            seen, path = self._seen, _quote(name)
+            url = seen[0].url  # where it was redirected, the last one tells
             if url.endswith(path) and self._is_safe(url):
-                self._base = url[: -len(path)]
+                self._model, self._base = seen, url[: -len(path)]
         return answer
 
     def _note(self, request: Any, request_signer: Any, **_: Any) -> None:
-        self._first = self._first or (request, request_signer)
+        self._seen = request, request_signer
 
     def _is_safe(self, url: str) -> bool:
         """Tell whether TLS guards the bytes, or nobody expects checksums to do so."""
@@ -251,7 +253,7 @@ class _Reader:
         from botocore.response import StreamingBody
 
         url = self._base + _quote(name)
-        first, signer = self._first
+        first, signer = self._model
         headers = {"User-Agent": first.headers["User-Agent"], **headers}
         request = AWSRequest("GET", url, headers, stream_output=True)
         request.context.update(first.context)

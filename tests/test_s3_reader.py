@@ -130,6 +130,22 @@ def test_what_may_belong_to_another_region_is_left_to_the_sdk(s3):
     assert len(s3.requests) == 3
 
 
+def test_reads_go_on_in_the_region_that_the_first_was_sent_to(s3):
+    there = {"x-amz-bucket-region": "ap-south-1"}
+    elsewhere = S3.fail(301, "PermanentRedirect")._replace(headers=there)
+
+    def script(request):
+        is_right = "/ap-south-1/s3/" in request.headers["authorization"]
+        return S3.show(request, b"data") if is_right else elsewhere
+
+    s3.script, driver = script, make_driver()
+    driver.read_object("n")
+    s3.requests.clear()
+    for _ in range(3):
+        assert driver.read_object("n")[0] == b"data"
+    assert len(s3.requests) == 3
+
+
 def test_checksums_that_the_user_wants_are_the_sdks_to_check(s3, monkeypatch):
     monkeypatch.setenv("AWS_RESPONSE_CHECKSUM_VALIDATION", "when_supported")
     driver = make_driver()

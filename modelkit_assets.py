@@ -16,6 +16,9 @@ library alone: copy it into a repository, or run it as a command.
 
 What holds at any moment, a crash included: a published version is never replaced,
 a reader never sees half an asset, and nothing is served whose digest is wrong.
+
+The file reads downwards: each chapter uses only those above it, and begins with
+what it is about.
 """
 
 from __future__ import annotations
@@ -28,7 +31,7 @@ import stat
 import sys
 import threading
 import time
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar, cast
 
@@ -40,7 +43,7 @@ except ImportError:  # Windows
 if TYPE_CHECKING:
     import argparse
     import logging
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
     from datetime import datetime
     from typing import IO, Callable, NoReturn, Union
 
@@ -48,6 +51,7 @@ if TYPE_CHECKING:
     Versioning = Union[str, type["AssetsVersioningSystem"], None]
     Advance = Callable[[int], None]  # called with each number of bytes that was moved
     OnProgress = Callable[["Progress"], object]
+    Buffer = Union[bytes, bytearray, memoryview]
 
 __version__ = "0.1.0"
 
@@ -60,7 +64,7 @@ __all__ = [
     "AssetsVersioningSystem", "MajorMinorAssetsVersioningSystem",
     "SimpleDateAssetsVersioningSystem",
     # drivers
-    "LocalDriver", "ObjectSink", "StorageDriver",
+    "LocalDriver", "StorageDriver",
     # errors between here and the store
     "ModelkitAssetsError", "StorageDriverError", "ConfigurationError",
     "DriverNotInstalledError", "FolderDoesNotExistError", "NoConfiguredProviderError",
@@ -81,35 +85,27 @@ __all__ = [
 T = TypeVar("T")
 Item = TypeVar("Item")
 
-# ------------------------------------------------------------------- constants
-
-MANIFEST_FORMAT = 1
-SUCCESS = ".SUCCESS"  # what modelkit calls its markers
-
 _OWN = ".modelkit-assets"  # begins the names of our own files, where others' lie too
-_PARTIAL = f"{_OWN}.partial"  # the marker of a copy of which only some files are there
+_MARKER = ".SUCCESS"  # what modelkit calls the marker of a whole copy
+_PARTIAL_MARKER = f"{_OWN}.partial"  # of a copy that has some files of its version
 
-_CHUNK = 1 << 20  # bytes read, hashed and written at a time
-_PART = 16 << 20  # larger files come in ranges of this size, and packs in such pieces
-_GAP = 64 << 10  # what may be read in vain between two files of a pack
-_SMALL_OBJECT = 1 << 20  # up to this size a local object's etag is its digest
+_BUFFER = 256 << 10  # bytes read, hashed and written at a time
 _MAX_SEGMENT = 255  # characters of a file name that file systems hold
 _MAX_PATH = 1024  # characters; no object's name may be longer in S3, GCS or Azure
 # of a manifest or `.versions`, so that 1 GB holds what it is read into: 400,000 files
 _MAX_DOCUMENT = 64 << 20  # bytes, as each driver's read_object has it too
-_MAX_BYTES = 1 << 44  # of an asset; some disks say that they have room for any number
 _MAX_VALUES = 2 << 20  # and commas and brackets, as JSON takes memory by the value
-_FIRST_DELAY_S, _MAX_DELAY_S = 0.1, 10.0  # back-off between attempts
-_LOCK_POLL_S = 0.05
-_HEARTBEAT_S = 0.1  # how often a download shows those who wait that it goes on
-_REMOTE_IDLE_S = 60.0  # another host's staging, untouched for so long, is nobody's
-_ABANDONED_S = 24 * 3600.0  # nobody's staging is reclaimed after this, by any download
-_STOP_GRACE_S = 5.0  # how long an interrupt waits for transfers under way
-_MAX_SWAPS = 16
-_MANY_FILES = 50  # more than these are worth a pack
-_EMPTY_SHA256 = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+_MAX_BYTES = 1 << 44  # of an asset; some disks say that they have room for any number
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
 
 # ------------------------------------------------------------------- errors
+#
+# What the caller may have to tell apart is a class of its own. Each is also the
+# built-in exception that fits, so that `except FileNotFoundError` does.
 
 
 class ModelkitAssetsError(Exception):
@@ -349,16 +345,11 @@ class MajorVersionDoesNotExistError(InvalidVersionError):
     _facts = {"version": "", "majors": ()}
 
 
-def _is_final(error: Exception) -> bool:
-    """Tell whether an error says all: it is ours, or what `on_progress` raised."""
-    return isinstance(error, ModelkitAssetsError) or hasattr(error, "is_final")
-
-
 def _shorten(value: object) -> str:
     return _cut(repr(value))
 
 
-_attach_log: Callable[[logging.Logger], None] | None = None  # by the command line
+_set_up_log: Callable[[logging.Logger], None] | None = None  # the command line's
 
 
 def _logger() -> logging.Logger:
@@ -366,47 +357,67 @@ def _logger() -> logging.Logger:
     import logging
 
     logger = logging.getLogger("modelkit_assets")
-    if _attach_log:
-        _attach_log(logger)
+    if _set_up_log:
+        _set_up_log(logger)
     return logger
 
 
+# ------------------------------------------------------------------- paths
+#
+# What a store says may come from anybody, and assets dirs are shared: one place
+# decides what stays inside a folder, by name and behind links.
+
+# https://learn.microsoft.com/windows/win32/fileio/naming-a-file
+_WINDOWS_DEVICES = {"CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$"} | {
+    port + digit for port in ("COM", "LPT") for digit in "0123456789¹²³"
+}
+
+
+def _is_contained(path: str) -> bool:
+    """Tell whether a relative path stays below the folder that it is joined to.
+
+    The rules of POSIX and of Windows both apply, on every system, as a store is shared:
+    no empty, `.` or `..` segment, drive letter, device name, NUL or lone surrogate.
+    Nor may it be longer than any store holds, or just making its folders would fail.
+    """
+    if len(path) > _MAX_PATH:
+        return False
+    segments = path.replace("\\", "/").split("/")
+    encodable = path.isascii() or not re.search("[\ud800-\udfff]", path)
+    return encodable and "\0" not in path and all(map(_is_plain_segment, segments))
+
+
+def _is_plain_segment(segment: str) -> bool:
+    kept = segment.rstrip(" .")  # Windows drops these at the end of a name
+    device = kept.partition(".")[0].rstrip().upper()
+    return bool(kept) and segment[1:2] != ":" and device not in _WINDOWS_DEVICES
+
+
+def _local_path(root: str, part: str) -> str:
+    """Return where a part lies below a folder; the root itself for the part `""`."""
+    return os.path.join(root, *part.split("/")) if part else root
+
+
+def _is_inside(path: str, root: str) -> bool:
+    """Tell whether a path below a folder stays there when its links are followed."""
+    step, has_links = path, os.name == "nt"  # whose junctions only realpath knows
+    while len(step) > len(root):
+        has_links = has_links or os.path.islink(step)
+        step = os.path.dirname(step)
+    return not has_links or _resolve(path).startswith(_resolve(root))
+
+
+def _resolve(folder: str) -> str:
+    return os.path.join(os.path.normcase(os.path.realpath(folder)), "")
+
+
 # ------------------------------------------------------------------- settings
+#
+# A setting is an argument, else an environment variable, else a default. All are
+# resolved in one place, once, to one frozen value.
 
 
-_DEFAULTS: dict[str, str | None] = {
-    "MODELKIT_ASSETS_DIR": None,  # the current folder
-    "MODELKIT_ASSETS_TIMEOUT_S": "10",
-    "MODELKIT_ASSETS_VERSIONING_SYSTEM": None,  # inferred
-    "MODELKIT_STORAGE_PROVIDER": None,
-    "MODELKIT_STORAGE_BUCKET": None,
-    "MODELKIT_STORAGE_PREFIX": "modelkit-assets",
-    "MODELKIT_STORAGE_FORCE_DOWNLOAD": "false",
-    "MODELKIT_STORAGE_TIMEOUT_S": "300",
-    "MODELKIT_STORAGE_WORKERS": "16",
-}
-_OLDER = {
-    "MODELKIT_ASSETS_DIR": "ASSETS_DIR",
-    "MODELKIT_STORAGE_PROVIDER": "STORAGE_PROVIDER",
-}
-
-
-def find_setting(variable: str) -> tuple[str | None, str]:
-    """Return what a variable, its older name or the default says, and which of them."""
-    for name in (variable, _OLDER.get(variable, variable)):
-        if value := os.environ.get(name):
-            return value, "environment" if name == variable else f"environment, {name}"
-    return _DEFAULTS.get(variable), "default"
-
-
-def _setting(argument: Any, variable: str) -> Any:
-    """Return the argument, else what the variable says, which may be its default."""
-    return find_setting(variable)[0] if argument in (None, "") else argument
-
-
-def _number(argument: float | None, variable: str) -> float:
-    """Return a setting as a number of at least 0."""
-    value = _setting(argument, variable)
+def _read_number(value: Any, variable: str) -> float:
     with suppress(TypeError, ValueError):
         number = float(value)
         if 0 <= number < float("inf") and value is not True:
@@ -414,25 +425,91 @@ def _number(argument: float | None, variable: str) -> float:
     raise ConfigurationError(f"{variable} must be a number, 0 or more, not {value!r}")
 
 
-def _whole_number(variable: str) -> int:
-    number = _number(None, variable)
+def _read_count(value: Any, variable: str) -> int | None:
+    number = 1.0 if value is None else _read_number(value, variable)
     if number < 1 or number % 1:
         raise ConfigurationError(f"{variable} must be a whole number, not {number:g}")
-    return int(number)
+    return None if value is None else int(number)
 
 
-def _boolean(argument: bool | None, variable: str) -> bool:
-    """Return a setting as a truth value, False where unset."""
-    value = _setting(argument, variable)
+def _read_boolean(value: Any, variable: str) -> bool:
     text = str(value).lower()
-    if value is None or text in ("0", "false", "no", "off"):
-        return False
-    if text in ("1", "true", "yes", "on"):
-        return True
-    raise ConfigurationError(f"{variable} must be true or false, not {value!r}")
+    if text not in ("0", "false", "no", "off", "1", "true", "yes", "on"):
+        raise ConfigurationError(f"{variable} must be true or false, not {value!r}")
+    return text in ("1", "true", "yes", "on")
+
+
+def _read_prefix(value: Any, variable: str) -> str:
+    prefix = str(value).strip("/")
+    if not _is_contained(prefix):
+        reason = f"must be a path below the bucket, not {value!r}"
+        raise ConfigurationError(f"{variable} {reason}")
+    return prefix
+
+
+def _read_as_is(value: Any, variable: str) -> Any:
+    return value
+
+
+# each variable's default, what reads it, and the older name that it had
+_SETTINGS: dict[str, tuple[str | None, Callable[[Any, str], Any], str]] = {
+    "MODELKIT_ASSETS_DIR": (None, _read_as_is, "ASSETS_DIR"),
+    "MODELKIT_ASSETS_TIMEOUT_S": ("10", _read_number, ""),
+    "MODELKIT_ASSETS_VERSIONING_SYSTEM": (None, _read_as_is, ""),
+    "MODELKIT_STORAGE_PROVIDER": (None, _read_as_is, "STORAGE_PROVIDER"),
+    "MODELKIT_STORAGE_BUCKET": (None, _read_as_is, ""),
+    "MODELKIT_STORAGE_PREFIX": ("modelkit-assets", _read_prefix, ""),
+    "MODELKIT_STORAGE_FORCE_DOWNLOAD": ("false", _read_boolean, ""),
+    "MODELKIT_STORAGE_TIMEOUT_S": ("300", _read_number, ""),
+    "MODELKIT_STORAGE_WORKERS": (None, _read_count, ""),  # what the driver suggests
+    "MODELKIT_LAZY_DRIVER": ("false", _read_boolean, ""),  # modelkit's, and needless
+}
+
+
+class _Settings(NamedTuple):
+    """All settings, each field named as its variable is without `MODELKIT_`."""
+
+    assets_dir: str | None
+    assets_timeout_s: float
+    assets_versioning_system: Versioning
+    storage_provider: str | None
+    storage_bucket: str | None
+    storage_prefix: str
+    storage_force_download: bool
+    storage_timeout_s: float
+    storage_workers: int | None
+    lazy_driver: bool
+
+    @classmethod
+    def resolve(cls, **arguments: Any) -> _Settings:
+        """Return the settings; ConfigurationError where one is wrong."""
+        values = {}
+        for variable, (_, read, _) in _SETTINGS.items():
+            field = _name_field(variable)
+            value, _ = _find_setting(variable, arguments.get(field))
+            values[field] = read(value, variable)
+        return cls(**values)
+
+
+def _name_field(variable: str) -> str:
+    return variable[len("MODELKIT_") :].lower()
+
+
+def _find_setting(variable: str, argument: Any = None) -> tuple[Any, str]:
+    """Return a setting as given, or its default, and where it is from; "" is unset."""
+    if argument not in (None, ""):
+        return argument, "argument"
+    default, _, older = _SETTINGS[variable]
+    if value := os.environ.get(variable):
+        return value, "environment"
+    if value := older and os.environ.get(older):
+        return value, f"environment, {older}"
+    return default, "default"
 
 
 # ------------------------------------------------------------------- versioning
+#
+# How versions are named, ordered and counted up: pure functions of texts.
 
 _MAJOR_MINOR = re.compile(r"([0-9]{1,18})(?:\.([0-9]{1,18}))?")
 _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}-[0-9]{2}-[0-9]{2}Z")
@@ -585,11 +662,11 @@ _VERSIONING_SYSTEMS: dict[str, type[AssetsVersioningSystem]] = {
 }
 
 
-def find_versioning_system(
+def _find_versioning_system(
     versioning: Versioning,
 ) -> type[AssetsVersioningSystem] | None:
     """Return the system of a name or `package.module:Class`; None if unset."""
-    chosen = _setting(versioning, "MODELKIT_ASSETS_VERSIONING_SYSTEM")
+    chosen, _ = _find_setting("MODELKIT_ASSETS_VERSIONING_SYSTEM", versioning)
     if chosen is None or isinstance(chosen, type):
         return chosen
     if chosen in _VERSIONING_SYSTEMS:
@@ -604,10 +681,11 @@ def find_versioning_system(
                 getattr(system, method)
     except (ImportError, AttributeError, ValueError, SyntaxError) as error:
         raise UnknownAssetsVersioningSystemError(chosen, error) from error
-    return cast("type[AssetsVersioningSystem]", system)
+    found: type[AssetsVersioningSystem] = system
+    return found
 
 
-def infer_versioning_system(versions: Sequence[str]) -> type[AssetsVersioningSystem]:
+def _infer_versioning_system(versions: Sequence[str]) -> type[AssetsVersioningSystem]:
     """Return the built-in system that all versions follow; `major_minor` for none."""
     for system in _VERSIONING_SYSTEMS.values():
         if all(_is_valid(version, system) for version in versions):
@@ -626,52 +704,11 @@ def _is_valid(text: str, system: type[AssetsVersioningSystem]) -> bool:
 
 
 # ------------------------------------------------------------------- asset specs
+#
+# A spec is what people write; which version it means is decided here, without a store.
 
 _NAME = re.compile(r"[A-Za-z0-9_./-]+")
 _VERSION = re.compile(r"[A-Za-z0-9_.-]+")
-
-# https://learn.microsoft.com/windows/win32/fileio/naming-a-file
-_WINDOWS_DEVICES = {"CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$"} | {
-    port + digit for port in ("COM", "LPT") for digit in "0123456789¹²³"
-}
-
-
-def is_contained(path: str) -> bool:
-    """Tell whether a relative path stays below the folder that it is joined to.
-
-    The rules of POSIX and of Windows both apply, on every system, as a store is shared:
-    no empty, `.` or `..` segment, drive letter, device name, NUL or lone surrogate.
-    Nor may it be longer than any store holds, or just making its folders would fail.
-    """
-    if len(path) > _MAX_PATH:
-        return False
-    segments = path.replace("\\", "/").split("/")
-    encodable = path.isascii() or not re.search("[\ud800-\udfff]", path)
-    return encodable and "\0" not in path and all(map(_is_plain_segment, segments))
-
-
-def _is_plain_segment(segment: str) -> bool:
-    kept = segment.rstrip(" .")  # Windows drops these at the end of a name
-    device = kept.partition(".")[0].rstrip().upper()
-    return bool(kept) and segment[1:2] != ":" and device not in _WINDOWS_DEVICES
-
-
-def local_path(root: str, part: str) -> str:
-    """Return where a part lies below a folder; the root itself for the part `""`."""
-    return os.path.join(root, *part.split("/")) if part else root
-
-
-def is_inside(path: str, root: str) -> bool:
-    """Tell whether a path below a folder stays there when its links are followed."""
-    step, has_links = path, os.name == "nt"  # whose junctions only realpath knows
-    while len(step) > len(root):
-        has_links = has_links or os.path.islink(step)
-        step = os.path.dirname(step)
-    return not has_links or _resolve(path).startswith(_resolve(root))
-
-
-def _resolve(folder: str) -> str:
-    return os.path.join(os.path.normcase(os.path.realpath(folder)), "")
 
 
 class AssetSpec:
@@ -696,14 +733,14 @@ class AssetSpec:
         versioning: Versioning = None,
     ) -> None:
         self.check_name_valid(name)
-        system = find_versioning_system(versioning)
+        system = _find_versioning_system(versioning)
         if version:
             self.check_version_valid(version)
-            system = system or infer_versioning_system([version])
+            system = system or _infer_versioning_system([version])
             system.check_version_valid(version)
         if sub_part is not None:
             sub_part = sub_part.strip("/") if isinstance(sub_part, str) else ""
-            if not is_contained(sub_part):
+            if not _is_contained(sub_part):
                 raise InvalidAssetSpecError(sub_part, "a part stays inside its asset")
         # by this way alone, as pickle does too: __setattr__ refuses
         vars(self).update(
@@ -715,8 +752,10 @@ class AssetSpec:
         """Parse a spec, in time linear in its length; InvalidAssetSpecError if none."""
         if not isinstance(text, str):
             raise InvalidAssetSpecError(text)
-        system = find_versioning_system(versioning)
-        return cast(AssetSpec, cast(Any, _parse_spec)(cls, text, system))
+        system = _find_versioning_system(versioning)
+        parse: Any = _parse_spec  # whose cache takes no subclass for hashable
+        spec: AssetSpec = parse(cls, text, system)
+        return spec
 
     @classmethod
     def check_name_valid(cls, name: str) -> None:
@@ -725,7 +764,7 @@ class AssetSpec:
             raise InvalidNameError(name)
         if not (name[0].isalnum() and name[-1].isalnum()):
             raise InvalidNameError(name, "it must begin and end with a letter or digit")
-        if not is_contained(name) or max(map(len, name.split("/"))) > _MAX_SEGMENT:
+        if not _is_contained(name) or max(map(len, name.split("/"))) > _MAX_SEGMENT:
             raise InvalidNameError(name, "a segment cannot be a folder everywhere")
 
     @classmethod
@@ -733,7 +772,7 @@ class AssetSpec:
         """Raise InvalidVersionError unless the text can be a version in any system."""
         if not isinstance(version, str) or not _VERSION.fullmatch(version):
             raise InvalidVersionError(version)
-        if not is_contained(version) or len(version) > _MAX_SEGMENT - len(".meta"):
+        if not _is_contained(version) or len(version) > _MAX_SEGMENT - len(".meta"):
             raise InvalidVersionError(version, "it cannot be a file name everywhere")
 
     @property
@@ -741,9 +780,11 @@ class AssetSpec:
         """The versioning system: the one set, else what the version follows."""
         return self._system or MajorMinorAssetsVersioningSystem
 
-    def versioning_among(self, versions: Sequence[str]) -> type[AssetsVersioningSystem]:
+    def _versioning_among(
+        self, versions: Sequence[str]
+    ) -> type[AssetsVersioningSystem]:
         """Return the system set or followed by the version, else by these versions."""
-        return self._system or infer_versioning_system(versions)
+        return self._system or _infer_versioning_system(versions)
 
     def is_version_complete(self) -> bool:
         """Tell whether the spec names exactly one version."""
@@ -752,15 +793,15 @@ class AssetSpec:
     def sort_versions(self, versions: Iterable[str]) -> list[str]:
         """Return complete versions in order, the latest first."""
         versions = list(versions)
-        return self.versioning_among(versions).sort_versions(versions)
+        return self._versioning_among(versions).sort_versions(versions)
 
     def get_local_versions(self, folder: StrPath) -> list[str]:
         """Return the complete versions among a folder's entries, the latest first."""
         with suppress(FileNotFoundError, NotADirectoryError):
-            return self.pick_versions(os.listdir(folder))
+            return self._pick_versions(os.listdir(folder))
         return []
 
-    def pick_versions(self, names: Iterable[str]) -> list[str]:
+    def _pick_versions(self, names: Iterable[str]) -> list[str]:
         """Return those of the names that are complete versions, the latest first."""
         systems = [self._system] if self._system else _VERSIONING_SYSTEMS.values()
         return self.sort_versions(
@@ -805,14 +846,14 @@ def _is_version(text: str, system: type[AssetsVersioningSystem]) -> bool:
     return bool(plain) and system.is_version_complete(text)
 
 
-def check_new_name(name: str) -> None:
+def _check_new_name(name: str, versioning: Versioning = None) -> None:
     """Raise InvalidNameError unless a new asset may have that name.
 
     A segment that looks like a version, its manifest, its marker, or a list of versions
     would lie where another asset's does.
     """
     AssetSpec.check_name_valid(name)
-    systems = [find_versioning_system(None), *_VERSIONING_SYSTEMS.values()]
+    systems = [_find_versioning_system(versioning), *_VERSIONING_SYSTEMS.values()]
     for segment in name.split("/"):
         version = any(system and _is_version(segment, system) for system in systems)
         if version or segment[0] == "." or segment.endswith((".meta", ".versions")):
@@ -820,12 +861,12 @@ def check_new_name(name: str) -> None:
             raise InvalidNameError(name, reason)
 
 
-def choose_version(spec: AssetSpec, versions: Sequence[str]) -> str:
+def _choose_version(spec: AssetSpec, versions: Sequence[str]) -> str:
     """Return the version that a spec means among those that exist, one or more.
 
     MajorVersionDoesNotExistError where none has its major.
     """
-    system = spec.versioning_among(versions)
+    system = spec._versioning_among(versions)
     ordered = system.sort_versions(one for one in versions if _is_version(one, system))
     if not ordered:
         reason = f"listed for {spec.name!r}, but {system.__name__} has no such form"
@@ -835,14 +876,14 @@ def choose_version(spec: AssetSpec, versions: Sequence[str]) -> str:
     return spec.version or ordered[0]
 
 
-def choose_next_version(
+def _choose_next_version(
     spec: AssetSpec, taken: Sequence[str], bump_major: bool = False
 ) -> str:
     """Return the version to publish where those of `taken` exist already.
 
     A complete version in the spec is that version; a partial one names the major.
     """
-    system = spec.versioning_among(taken)
+    system = spec._versioning_among(taken)
     for version in taken:  # of another system, they could never be put in order
         system.check_version_valid(version)
     if spec.version and spec.is_version_complete():
@@ -858,8 +899,17 @@ def choose_next_version(
 
 
 # ------------------------------------------------------------------- manifest
+#
+# A manifest says what a version holds: each file's path, size and SHA-256, and of a
+# large file the SHA-256 of each chunk, so that a part of it can be checked alone. The
+# same JSON is a version's `.meta` object and the marker of its copy in an assets dir.
+# Whoever wrote it, nothing of it is used before `Manifest.from_json` has checked it.
 
+_CHUNK = 16 << 20  # bytes of a large file that have a digest of their own
+_FORMAT = 1
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_SHA256S = re.compile(r"(?:[0-9a-f]{64})+")
+_EMPTY_SHA256 = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 _READABLE = f"at most {_MAX_DOCUMENT >> 20} MiB and {_MAX_VALUES} values of JSON"
 
 
@@ -870,6 +920,7 @@ class ManifestFile(NamedTuple):
     size        bytes; None where modelkit published it
     sha256      lower-case hexadecimal; None likewise
     offset      where its bytes begin in a pack; None in an asset that is not packed
+    chunks      the SHA-256s of the 16 MiB chunks of a larger file, one after the other
     """
 
     path: str
@@ -877,34 +928,31 @@ class ManifestFile(NamedTuple):
     sha256: str | None = None
     executable: bool = False
     offset: int | None = None
+    chunks: str = ""
 
     @classmethod
     def from_entry(cls, entry: Any) -> ManifestFile:
         """Read an entry of `files`; TypeError, KeyError or ValueError if it is none."""
         file = cls(**{key: entry[key] for key in cls._fields if key in entry})
         _require(type(file.size) is int and file.size >= 0, "a size that is no number")
-        _require(bool(_SHA256.fullmatch(entry["sha256"])), "a sha256 that is none")
+        if not file.chunks or file.sha256 is not None:  # one of the two is enough
+            _require(bool(_SHA256.fullmatch(entry["sha256"])), "a sha256 that is none")
         _require(isinstance(file.executable, bool), "an executable that is no bool")
         fit = file.offset is None or type(file.offset) is int and file.offset >= 0
         _require(fit, "an offset that is no number")
+        if file.chunks:
+            expected = _count_chunks(entry["size"]) * 64
+            is_hex = bool(_SHA256S.fullmatch(file.chunks))
+            fit = len(file.chunks) == expected and is_hex
+            _require(fit, "chunks that are not a SHA-256 for each 16 MiB")
         return file
-
-    @property
-    def begin(self) -> int:
-        """Where its bytes begin in their object."""
-        return self.offset or 0
-
-    @property
-    def end(self) -> int:
-        """Where its bytes end in their object, as far as its size is known."""
-        return self.begin + (self.size or 0)
 
     def to_entry(self) -> dict[str, object]:
         """Write the entry of `files`."""
         return {
             key: value
             for key, value in self._asdict().items()
-            if value is not None and value is not False
+            if value is not None and value is not False and value != "" or key == "path"
         }
 
 
@@ -936,30 +984,12 @@ class Manifest(NamedTuple):
             "push_date": datetime.now(timezone.utc).isoformat(),
             "is_directory": is_directory,
             "pushed_by": f"{user}@{socket.gethostname()}",
-            "format": MANIFEST_FORMAT,
+            "format": _FORMAT,
         }
-        files = sorted(files)
-        if is_directory:
-            document["contents"] = [file.path for file in files]
-        if empty:
-            document["empty_directories"] = list(empty)
-        return cls(is_directory, (), tuple(empty), document).with_files(files)
-
-    def with_files(self, files: Sequence[ManifestFile]) -> Manifest:
-        """Return the manifest with these files, their sizes and digests."""
-        document = {**self.document, "files": [file.to_entry() for file in files]}
-        return self._replace(files=tuple(files), document=document)
-
-    def with_pack(self) -> Manifest:
-        """Return the manifest of the same folder as one object, a tar."""
-        files = []
-        end = sum(len(_tar_header(f"{one}/")) for one in self.empty_directories)
-        for file in self.files:
-            offset = end + len(_tar_header(file.path, file))
-            files.append(file._replace(offset=offset))
-            end = offset + _fill_block(file.size or 0)
-        manifest = self._replace(document={**self.document, "pack": "tar"})
-        return manifest.with_files(files)
+        if any(file.offset is not None for file in files):
+            document["pack"] = "tar"
+        manifest = cls(is_directory, (), (), document)
+        return manifest._with_files(sorted(files), empty)
 
     @classmethod
     def from_json(cls, data: bytes, object_name: str) -> Manifest:
@@ -978,14 +1008,15 @@ class Manifest(NamedTuple):
     def _from_document(cls, document: dict[str, Any]) -> Manifest:
         is_directory = document["is_directory"]
         _require(isinstance(is_directory, bool), "an is_directory that is no bool")
-        parse_date(document["push_date"])
-        _require(document.get("format", 1) == MANIFEST_FORMAT, "a newer format")
+        _parse_date(document["push_date"])
+        _require(document.get("format", 1) == _FORMAT, "a newer format")
         is_packed = "pack" in document
         fit = not is_packed or document["pack"] == "tar" and is_directory
         _require(fit, "a pack that is no tar of a folder")
         paths = document["contents"] if is_directory else [""]
         empty = document.get("empty_directories", [])
         _require(type(paths) is type(empty) is list, "no list of paths")
+        _require(is_directory or not empty, "a file with folders in it")
         if is_directory:
             _check_paths(paths, empty)
         files = tuple(map(ManifestFile, paths))
@@ -1012,55 +1043,75 @@ class Manifest(NamedTuple):
     def size(self) -> int | None:
         """The bytes of all files together; None where modelkit published it."""
         sizes = [file.size for file in self.files]
-        return None if None in sizes else sum(cast("list[int]", sizes))
+        return None if None in sizes else sum(filter(None, sizes))
 
     def get_part(self, part: str) -> Manifest:
         """Return the manifest of a file or folder of it alone; of all for `""`.
 
         It has no files and no folders where there is no such part.
         """
-        files = tuple(one for one in self.files if is_below(one.path, part))
-        empty = tuple(one for one in self.empty_directories if is_below(one, part))
-        return self._replace(files=files, empty_directories=empty)
-
-    def has_same_content(self, other: Manifest) -> bool:
-        """Tell whether two manifests describe the same files, to the byte."""
-        return self[:3] == other[:3] and all(file.sha256 for file in self.files)
+        files = [one for one in self.files if _is_below(one.path, part)]
+        empty = [one for one in self.empty_directories if _is_below(one, part)]
+        return self._with_files(files, empty)
 
     def describe(self) -> dict[str, Any]:
         """Return the JSON object as modelkit does, with `push_date` as a datetime."""
-        return {**self.document, "push_date": parse_date(self.document["push_date"])}
+        return {**self.document, "push_date": _parse_date(self.document["push_date"])}
+
+    def _with_files(
+        self, files: Sequence[ManifestFile], empty: Sequence[str]
+    ) -> Manifest:
+        """Return the manifest with these files and empty folders."""
+        document = dict(self.document)
+        if self.is_directory:
+            document["contents"] = [file.path for file in files]
+        # of modelkit's, which has neither sizes nor digests, as little is written
+        if all(file.sha256 or file.chunks for file in files):
+            document["files"] = [file.to_entry() for file in files]
+        if empty or "empty_directories" in document:
+            document["empty_directories"] = list(empty)
+        return self._replace(
+            files=tuple(files), empty_directories=tuple(empty), document=document
+        )
+
+    def _has_paths_of(self, other: Manifest) -> bool:
+        """Tell whether a manifest has as many files and folders as another."""
+        counts = [(len(one.files), len(one.empty_directories)) for one in (self, other)]
+        return counts[0] == counts[1]
+
+    def _has_same_content(self, other: Manifest) -> bool:
+        """Tell whether two manifests describe the same files, to the byte.
+
+        Chunks say no more than a file's own digest, and older manifests lack them.
+        """
+        one, another = ([file[:5] for file in each.files] for each in (self, other))
+        is_known = all(file.sha256 for file in self.files)
+        same = self.is_directory == other.is_directory and one == another
+        return is_known and same and self.empty_directories == other.empty_directories
 
 
-def _tar_header(path: str, file: ManifestFile | None = None) -> bytes:
-    """Return what stands before a file's bytes in a tar, or for an empty folder."""
-    import tarfile
-
-    info = tarfile.TarInfo(path)
-    if file:
-        info.size, info.mode = file.size or 0, 0o755 if file.executable else 0o644
-    else:
-        info.type, info.mode = tarfile.DIRTYPE, 0o755
-    return info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
+def _count_chunks(size: int) -> int:
+    return -(-size // _CHUNK)
 
 
-def _fill_block(size: int) -> int:
-    return -(-size // 512) * 512  # as a tar does
-
-
-def is_below(path: str, part: str) -> bool:
+def _is_below(path: str, part: str) -> bool:
     """Tell whether a path is a part, or lies in it; all do in the part `""`."""
     return not part or f"{path}/".startswith(f"{part}/")
+
+
+def _get_place(file: ManifestFile) -> tuple[int, int]:
+    """Return what puts the files of a pack in order, empty ones too."""
+    return file.offset or 0, file.size or 0
 
 
 def _check_offsets(files: Iterable[ManifestFile], is_packed: bool) -> None:
     """Raise ValueError unless just a pack's files have offsets, and none overlap."""
     end = 0
-    for file in sorted(files, key=lambda file: file.begin):
+    for file in sorted(files, key=_get_place):
         fit = (file.offset is not None) == is_packed
         _require(fit, "an offset missing, or needless")
-        _require(not is_packed or file.begin >= end, "files that overlap")
-        end = file.end
+        _require(file.offset is None or file.offset >= end, "files that overlap")
+        end = (file.offset or 0) + (file.size or 0)
 
 
 def _require(condition: bool, otherwise: str) -> None:
@@ -1073,8 +1124,8 @@ def _check_paths(files: Sequence[str], empty: Sequence[str]) -> None:
     paths = {*files, *empty}
     _require(len(paths) == len(files) + len(empty), "a path twice")
     for path in paths:
-        fit = isinstance(path, str) and is_contained(path)
-        fit = fit and path.split("/")[0] not in (SUCCESS, _PARTIAL)
+        fit = isinstance(path, str) and _is_contained(path)
+        fit = fit and path.split("/")[0] not in (_MARKER, _PARTIAL_MARKER)
         _require(fit, f"the path {_shorten(path)}")
     # NUL comes before all that a path may hold: what lies below a file comes next to it
     ordered = sorted(path.replace("/", "\0") for path in paths)
@@ -1082,7 +1133,7 @@ def _check_paths(files: Sequence[str], empty: Sequence[str]) -> None:
     _require(not any(nested), "a path that is both a file and a folder")
 
 
-def parse_date(text: str) -> datetime:
+def _parse_date(text: str) -> datetime:
     """Return an ISO 8601 time; ValueError or TypeError if it is none."""
     from datetime import datetime
 
@@ -1108,7 +1159,7 @@ def _read_json(data: bytes, object_name: str) -> dict[str, Any]:
     return document
 
 
-def _read_versions(data: bytes, object_name: str) -> dict[str, Any]:
+def _parse_versions(data: bytes, object_name: str) -> dict[str, Any]:
     """Return a `.versions` object, whose `versions` is a list of versions."""
     document = _read_json(data, object_name)
     try:
@@ -1121,28 +1172,59 @@ def _read_versions(data: bytes, object_name: str) -> dict[str, Any]:
     return document
 
 
+def _join_path(name: str, part: str) -> str:
+    """Return an object's name, or a part, that lies below another."""
+    return "/".join(filter(None, (name, part)))
+
+
+# A pack is an uncompressed tar, with a file's header before its bytes, and both filled
+# up to blocks: https://www.gnu.org/software/tar/manual/html_node/Standard.html
+
+_TAR_BLOCK = 512
+_TAR_END = bytes(2 * _TAR_BLOCK)
+
+
+def _make_tar_header(path: str, size: int | None, is_executable: bool = False) -> bytes:
+    """Return what stands before a file's bytes, or, without a size, for a folder."""
+    import tarfile
+
+    info = tarfile.TarInfo(path)
+    if size is None:
+        info.type, info.mode = tarfile.DIRTYPE, 0o755
+    else:
+        info.size, info.mode = size, 0o755 if is_executable else 0o644
+    return info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
+
+
 # ------------------------------------------------------------------- drivers
-
-
-class ObjectSink(Protocol):
-    """Where a driver writes the bytes that it reads, in order."""
-
-    def write(self, data: bytes) -> object:
-        """Take the next bytes."""
+#
+# A driver moves bytes between here and one kind of store, and does nothing else: what
+# to retry, check, keep or tell is decided below. What follows is all that the two know
+# of each other, and they meet in built-in exceptions.
 
 
 class StorageDriver(Protocol):
-    """What the core asks of a store: a driver moves bytes, and nothing else.
+    """What the core asks of a store; nothing in it is optional.
 
-    It is made as `Driver(bucket, client=None, **settings)`, which checks settings and
-    opens no connection; the client is made on first use, and shared by threads. It
-    pickles without its client. All methods raise built-in exceptions:
+    It is made as `Driver(bucket, client=None, **settings)`, which checks settings,
+    refuses those that it does not know, and opens no connection. The SDK's client is
+    made on first use, once per process, and shared by threads; a driver pickles
+    without it. All methods raise built-in exceptions:
 
-    - FileNotFoundError: absent; FileExistsError: the condition of a write failed
+    - FileNotFoundError: absent; FileExistsError: the condition failed
     - PermissionError: refused; ValueError: the settings are wrong
-    - ConnectionError, TimeoutError: worth another attempt, short bodies among them
+    - ConnectionError, TimeoutError: worth retrying, short and stalled bodies among them
+    - NotImplementedError: this store cannot do that; ImportError: there is no SDK
+
+    package     what pip installs; `""` for nothing
+    variables   its environment variables: the keyword that also stands for one beside
+                its name in lower case, or `""`, and whether it is secret
+    workers     how many transfers at once suit it
     """
 
+    package: str
+    variables: Mapping[str, tuple[str, bool]]
+    workers: int
     bucket: str
 
     def stat_object(self, name: str) -> tuple[int, str]:
@@ -1162,23 +1244,35 @@ class StorageDriver(Protocol):
         if_match="": only if absent; an etag: only if unchanged; None: always.
         """
 
-    def download_object(
-        self, name: str, sink: ObjectSink, start: int = 0, length: int | None = None
+    def iterate_bytes(
+        self,
+        name: str,
+        start: int = 0,
+        length: int | None = None,
+        if_match: str | None = None,
+    ) -> Generator[Buffer, None, None]:
+        """Yield an object's stored bytes from start on, at most so many, in order.
+
+        - never decompressed, never others than were asked for; none past the end
+        - given an etag, only that object's: FileExistsError where it has changed
+        - what is yielded holds until the next is asked for, so one buffer may serve
+        - closing the generator ends the request
+        """
+
+    def upload_object(
+        self, path: str, name: str, advance: Advance, *, if_match: str = ""
     ) -> None:
-        """Write an object's bytes from start on to the sink, in bounded memory."""
+        """Upload a file in bounded memory, on the condition that `write_object` has.
 
-    def upload_object(self, path: str, name: str) -> None:
-        """Upload a file, in bounded memory.
-
-        It may take a third argument, `advance`, a function that it calls with each
-        number of bytes that has moved, for the user to see.
+        advance is called with each number of bytes that has moved; what it raises ends
+        the upload, of which nothing stays, and is raised as it is.
         """
 
     def copy_object(self, source: str, name: str) -> None:
-        """Copy an object within the store. Optional: without it, files are uploaded."""
+        """Copy an object within the store, only if the new one is absent."""
 
-    def iterate_objects(self, prefix: str) -> Iterator[str]:
-        """Yield the names below a prefix, page by page: `a` does not yield `ab/c`."""
+    def iterate_objects(self, prefix: str) -> Iterator[tuple[str, int, str]]:
+        """Yield names, sizes and etags below a prefix: `a` does not yield `ab/c`."""
 
     def delete_object(self, name: str) -> None:
         """Delete an object, if it is there. For tests and probes only."""
@@ -1189,13 +1283,15 @@ class StorageDriver(Protocol):
 
 # a link that somebody planted there must not lead us to another file
 _LOCK_FLAGS = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+_SMALL_OBJECT = 1 << 20  # up to this size a local object's etag is its digest
 _replacing = threading.Lock()
 
 
 class LocalDriver:
     """A plain folder as a store; an object's name is its path in it.
 
-    - an object is written beside its place and renamed: it is seen whole or not at all
+    - an object is written beside its place and then named: it is seen whole or not
+    - its bytes are on the disk before its name is, and that before the call returns
     - conditional writes hold between threads, processes, and hosts that share it
     - no object but the one named is touched, whatever else lies in the folder
     - links that lead outside the folder are refused; none is listed
@@ -1203,6 +1299,8 @@ class LocalDriver:
     Permissions: reading needs r-x on the folders; publishing also needs w.
     """
 
+    package = ""
+    variables: Mapping[str, tuple[str, bool]] = {}
     # where nothing says how many: on a disk, more are in each other's way. A folder of
     # 1000 files takes two threads 0.20 s, sixteen 0.33 s
     workers = 2
@@ -1210,15 +1308,18 @@ class LocalDriver:
     def __init__(
         self, bucket: StrPath, client: object = None, **settings: object
     ) -> None:
+        for name in settings:
+            text = f"the provider local has no setting {name!r}: it has 'bucket' alone"
+            raise ValueError(text)
         self.bucket = os.path.abspath(bucket)  # wherever the process goes later
-        self._check_bucket()
+        self._kept: set[str] = set()  # folders whose names are on the disk
 
     def stat_object(self, name: str) -> tuple[int, str]:
         """Return an object's size in bytes and its etag."""
         with self._open(name) as file:
             status = os.fstat(file.fileno())
             data = file.read() if status.st_size <= _SMALL_OBJECT else b""
-            return status.st_size, _local_etag(data, status)
+            return status.st_size, _make_etag(data, status)
 
     def read_object(self, name: str) -> tuple[bytes, str]:
         """Return a small object whole, and its etag."""
@@ -1226,49 +1327,51 @@ class LocalDriver:
             data = file.read(_MAX_DOCUMENT + 1)
             if len(data) > _MAX_DOCUMENT:
                 raise OSError(errno.EFBIG, "it is too large to be read at once")
-            return data, _local_etag(data, os.fstat(file.fileno()))
+            return data, _make_etag(data, os.fstat(file.fileno()))
 
     def write_object(
         self, data: bytes, name: str, *, if_match: str | None = None
     ) -> str:
         """Write an object, if the condition holds, and return its new etag."""
-        with self._staged(name) as (staged, path):
+        with self._staged(name) as staged:
             with open(staged, "wb") as file:
                 file.write(data)
-            etag = _local_etag(data, os.stat(staged))
-            if if_match is None:
-                os.replace(staged, path)
-            elif if_match:
-                with _exclusive(os.path.dirname(path)):
-                    self._check_etag(name, if_match)
-                    os.replace(staged, path)
-            else:
-                _create(staged, path)
+                _sync(file)
+            etag = _make_etag(data, os.stat(staged))
+            self._give_name(staged, name, if_match)
             return etag
 
-    def download_object(
-        self, name: str, sink: ObjectSink, start: int = 0, length: int | None = None
-    ) -> None:
-        """Write an object's bytes from start on to the sink."""
+    def iterate_bytes(
+        self,
+        name: str,
+        start: int = 0,
+        length: int | None = None,
+        if_match: str | None = None,
+    ) -> Generator[Buffer, None, None]:
+        """Yield an object's bytes from start on, at most so many."""
         with self._open(name) as file:
-            file.seek(min(start, os.fstat(file.fileno()).st_size))
-            _copy_bytes(file, sink.write, length=length)
+            if if_match is not None:
+                self._check_etag(name, if_match)
+            yield from _iterate_file(file, start, length)
 
     def upload_object(
-        self, path: str, name: str, advance: Advance = lambda size: None
+        self, path: str, name: str, advance: Advance, *, if_match: str = ""
     ) -> None:
-        """Copy a file to its object."""
-        with self._staged(name) as (staged, target):
-            copy_file(path, staged, advance)
-            os.replace(staged, target)
+        """Copy a file to its object, if the condition holds."""
+        with self._staged(name) as staged:
+            with open(staged, "wb", buffering=0) as file:
+                with open(path, "rb", buffering=0) as source:
+                    _copy_bytes(source, file, os.path.getsize(path), advance)
+                _sync(file)
+            self._give_name(staged, name, if_match)
 
     def copy_object(self, source: str, name: str) -> None:
-        """Copy an object within the store."""
+        """Copy an object within the store, only if the new one is absent."""
         self._open(source).close()
-        self.upload_object(self._path(source), name)
+        self.upload_object(self._path(source), name, lambda size: None)
 
-    def iterate_objects(self, prefix: str = "") -> Iterator[str]:
-        """Yield the names below a prefix; what comes meanwhile may be missed."""
+    def iterate_objects(self, prefix: str = "") -> Iterator[tuple[str, int, str]]:
+        """Yield names, sizes and etags; what comes meanwhile may be missed."""
         self._check_bucket()
         pending = [prefix.strip("/")]
         if prefix:
@@ -1276,15 +1379,18 @@ class LocalDriver:
         while pending:
             folder = pending.pop()
             try:
-                entries = list(os.scandir(local_path(self.bucket, folder)))
+                entries = list(os.scandir(_local_path(self.bucket, folder)))
             except (FileNotFoundError, NotADirectoryError):
                 continue
             for entry in entries:
-                name, is_own = _join(folder, entry.name), entry.name.startswith(_OWN)
+                name = _join_path(folder, entry.name)
                 if entry.is_dir(follow_symlinks=False):
                     pending.append(name)
-                elif entry.is_file(follow_symlinks=False) and not is_own:
-                    yield name
+                elif not entry.name.startswith(_OWN):
+                    with suppress(FileNotFoundError):  # where it has gone
+                        status = entry.stat(follow_symlinks=False)
+                        if stat.S_ISREG(status.st_mode):
+                            yield name, status.st_size, _make_time_etag(status)
 
     def delete_object(self, name: str) -> None:
         """Delete an object, if it is there."""
@@ -1294,7 +1400,7 @@ class LocalDriver:
 
     def get_object_uri(self, name: str) -> str:
         """Return the object's path."""
-        return local_path(self.bucket, name)
+        return _local_path(self.bucket, name)
 
     def __repr__(self) -> str:
         return f"<LocalDriver bucket={self.bucket!r}>"
@@ -1305,55 +1411,87 @@ class LocalDriver:
             raise FolderDoesNotExistError("store folder", self.bucket, variable)
 
     def _path(self, name: str) -> str:
-        if not is_contained(name):
+        if not _is_contained(name):
             raise ValueError(f"the object name {_shorten(name)} leaves the store")
-        path = local_path(self.bucket, name)
-        if not is_inside(path, self.bucket):
+        path = _local_path(self.bucket, name)
+        if not _is_inside(path, self.bucket):
             raise PermissionError(f"a link leads {path!r} outside the store")
         return path
 
-    def _check_etag(self, name: str, etag: str) -> None:
-        with suppress(FileNotFoundError):
-            if self.stat_object(name)[1] == etag:
-                return
-        raise FileExistsError(f"the object {name!r} has changed")
-
     def _open(self, name: str) -> IO[bytes]:
         try:
-            return open(self._path(name), "rb")
+            return _open_plain_file(self._path(name))
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             self._check_bucket()
             raise FileNotFoundError(f"no object {name!r}") from None
 
     @contextmanager
-    def _staged(self, name: str) -> Iterator[tuple[str, str]]:
-        """Yield where to write an object and where it belongs, in one folder."""
+    def _staged(self, name: str) -> Iterator[str]:
+        """Yield where to write an object before it is named, in its folder."""
         self._check_bucket()
-        path = self._path(name)
-        folder = os.path.dirname(path)
+        folder = os.path.dirname(self._path(name))
+        self._keep_folder(folder)
+        staged = os.path.join(folder, f"{_OWN}.{_make_token()}")
         try:
-            os.makedirs(folder, exist_ok=True)
-        except FileExistsError:  # which would say that a condition failed
-            raise NotADirectoryError(f"{folder!r} is an object, not a folder") from None
-        staged = os.path.join(folder, f"{_OWN}.{_token()}")
-        try:
-            yield staged, path
+            yield staged
         finally:
             with suppress(FileNotFoundError):
                 os.unlink(staged)
 
+    def _keep_folder(self, folder: str) -> None:
+        """Make a folder of the store, and see to it that a power cut leaves it there.
 
-def _local_etag(data: bytes, status: os.stat_result) -> str:
+        Another process may have made it, and not have got so far.
+        """
+        if folder in self._kept or folder == self.bucket:
+            return
+        parent = os.path.dirname(folder)
+        self._keep_folder(parent)
+        try:
+            os.mkdir(folder)
+        except FileExistsError:
+            if not os.path.isdir(folder):  # which would say that a condition failed
+                text = f"{folder!r} is an object, not a folder"
+                raise NotADirectoryError(text) from None
+        _sync_folder(parent)
+        self._kept.add(folder)
+
+    def _give_name(self, staged: str, name: str, if_match: str | None) -> None:
+        path = self._path(name)
+        if if_match is None:
+            os.replace(staged, path)
+        elif if_match:
+            with _exclusive(os.path.dirname(path)):
+                self._check_etag(name, if_match)
+                os.replace(staged, path)
+        else:
+            _create(staged, path)
+        _sync_folder(os.path.dirname(path))
+
+    def _check_etag(self, name: str, etag: str) -> None:
+        with suppress(FileNotFoundError):
+            with self._open(name) as file:
+                seen = _make_time_etag(os.fstat(file.fileno()))
+            if etag in (seen, self.stat_object(name)[1]):
+                return
+        raise FileExistsError(f"the object {name!r} has changed")
+
+
+def _make_etag(data: bytes, status: os.stat_result) -> str:
     """Name the content of a local object.
 
     Times and inode numbers come again within a few milliseconds, so of small objects,
     where a write may depend on the etag, it is a digest.
     """
     if status.st_size > _SMALL_OBJECT:
-        return f"{status.st_mtime_ns:x}-{status.st_size:x}-{status.st_ino:x}"
+        return _make_time_etag(status)
     import hashlib
 
     return hashlib.sha256(data).hexdigest()
+
+
+def _make_time_etag(status: os.stat_result) -> str:
+    return f"{status.st_mtime_ns:x}-{status.st_size:x}-{status.st_ino:x}"
 
 
 def _create(staged: str, path: str) -> None:
@@ -1393,7 +1531,7 @@ def _lock(descriptor: int, wait: bool) -> None:
     else:
         import msvcrt
 
-        windows = cast(Any, msvcrt)
+        windows: Any = msvcrt
         windows.locking(descriptor, windows.LK_LOCK if wait else windows.LK_NBLCK, 1)
 
 
@@ -1403,35 +1541,94 @@ def _unlock(descriptor: int) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_UN)
 
 
-def copy_file(source: str, target: str, advance: Advance) -> None:
-    """Copy a file's bytes, without moving them where the disk can share them."""
-    with open(source, "rb", buffering=0) as one, open(target, "wb") as other:
-        try:
-            # FICLONE: https://man7.org/linux/man-pages/man2/ioctl_ficlone.2.html
-            fcntl.ioctl(other, 0x40049409, one.fileno())
-        except (OSError, AttributeError):
-            _copy_bytes(one, other.write, advance)
+def _renew_lock() -> None:
+    global _replacing
+    _replacing = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):  # another thread may hold it just then
+    os.register_at_fork(after_in_child=_renew_lock)
+
+
+def _open_plain_file(path: str) -> IO[bytes]:
+    """Open a file to read it, unless it is a pipe or a device, which might hang."""
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    file = os.fdopen(os.open(path, flags), "rb", buffering=0)
+    if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        return file
+    file.close()
+    raise OSError(errno.EINVAL, "it is not a plain file", path)
+
+
+def _iterate_file(
+    file: IO[bytes], start: int = 0, length: int | None = None
+) -> Generator[memoryview, None, None]:
+    """Yield the bytes of a file from start on, at most so many, in one buffer."""
+    left = max(os.fstat(file.fileno()).st_size - start, 0)
+    left = left if length is None else min(left, length)
+    buffer = memoryview(bytearray(min(left, _BUFFER)))
+    if left:
+        file.seek(start)
+    while left and (count := cast(Any, file).readinto(buffer[:left])):
+        yield buffer[:count]
+        left -= count
 
 
 def _copy_bytes(
-    source: IO[bytes],
-    write: Callable[[bytes], object],
-    advance: Advance = lambda size: None,
-    length: int | None = None,
+    source: IO[bytes], target: IO[bytes], size: int, advance: Advance
 ) -> None:
-    """Write the next bytes of a file, at most so many, in bounded memory."""
-    left = sys.maxsize if length is None else length
-    while left > 0 and (data := source.read(min(_CHUNK, left))):
-        write(data)
-        advance(len(data))
-        left -= len(data)
+    """Write a file's next bytes to another, which may share their blocks on the disk.
+
+    Both are without buffers.
+    """
+    step = 16 << 20  # bytes after which those who wait hear of it
+    while size:
+        try:
+            count = os.copy_file_range(
+                source.fileno(), target.fileno(), min(size, step)
+            )
+        except (OSError, AttributeError):  # another system, or another file system
+            data = source.read(min(size, _BUFFER))
+            _write_all(target, data)
+            count = len(data)
+        if not count:
+            return
+        advance(count)
+        size -= count
 
 
-def _token() -> str:
+def _write_all(file: IO[bytes], data: Buffer) -> None:
+    """Write all to a file without a buffer, which may take less at a time."""
+    left = memoryview(data)
+    while left:
+        left = left[file.write(left) :]
+
+
+def _sync(file: IO[bytes]) -> None:
+    """Let what was written to a file be on the disk."""
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _sync_folder(folder: str) -> None:
+    """Let the names in a folder be on the disk."""
+    if os.name == "nt":  # where a folder cannot be opened
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # which cannot do it
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _make_token() -> str:
     return os.urandom(6).hex()
 
 
-def load_driver(provider: str) -> type[StorageDriver]:
+def _load_driver(provider: str) -> type[StorageDriver]:
     """Return the driver class of a provider: `Driver` in `drivers/PROVIDER.py`.
 
     The file is looked for beside this one, and loaded by its path: an importable
@@ -1441,13 +1638,14 @@ def load_driver(provider: str) -> type[StorageDriver]:
     if provider == "local":
         return LocalDriver
     module_name = f"{__name__}.drivers.{provider}"
-    module: Any = sys.modules.get(module_name)
+    module = sys.modules.get(module_name)
     if module is None:
         files = _find_driver_files()
         if provider not in files:
             raise UnknownDriverError(provider, sorted(["local", *files]))
         module = _load_module(module_name, files[provider])
-    return cast("type[StorageDriver]", module.Driver)
+    driver: type[StorageDriver] = module.Driver
+    return driver
 
 
 def _find_driver_files() -> dict[str, str]:
@@ -1471,7 +1669,7 @@ def _load_module(name: str, path: str) -> Any:
 
     spec = spec_from_file_location(name, path)
     assert spec and spec.loader, path
-    module = module_from_spec(spec)
+    module: Any = module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
     except ImportError as error:
@@ -1490,190 +1688,34 @@ def _reduce_driver(driver: Any) -> tuple[Any, ...]:
 
 
 def _new_driver(provider: str) -> StorageDriver:
-    driver = load_driver(provider)
+    driver = _load_driver(provider)
     return driver.__new__(driver)
 
 
-def _renew_lock() -> None:
-    global _replacing
-    _replacing = threading.Lock()
-
-
-if hasattr(os, "register_at_fork"):  # another thread may hold it just then
-    os.register_at_fork(after_in_child=_renew_lock)
-
-
 # ------------------------------------------------------------------- transfers
+#
+# One mechanism brings bytes. A manifest is a list of pieces: a piece is what is
+# verified as one, a file or a chunk of a large file. It has a size and a SHA-256, a
+# place in an object, and a place in a file below the folder that is being filled.
+# `_Download.bring` brings them, and resuming, reusing, parts, packs and parallel ranges
+# are nothing but that list, filtered:
+#
+#   1. lay out the folder: take out of it what the manifest does not name
+#   2. keep the pieces that lie right there: a killed fetch left them
+#   3. link the files of the copy that is to be extended, and copy the pieces that
+#      another cached version has
+#   4. join what is left to requests, and bring several at once; whoever brings a piece
+#      hashes it on its way, and the digest is compared
+#   5. bring a piece that came wrong once more, alone; then it is an error
+#   6. give the manifest the digests that it lacked
+#
+# Whoever moves or hashes bytes tells the one `_Job` of the operation, whose listeners
+# are the user's function and the heartbeat for those who wait.
 
-
-class _Stopped(Exception):
-    """Another transfer of the same job failed, or the user interrupted."""
-
-
-class _Span(NamedTuple):
-    """What one request brings: a range of an object, and the files that lie in it.
-
-    length   bytes; None for the whole of an object whose size nobody knows
-    files    in order; a large file lies in several spans
-    """
-
-    object_name: str
-    start: int
-    length: int | None
-    files: tuple[ManifestFile, ...]
-
-
-def plan_spans(
-    object_name: str, manifest: Manifest, files: Iterable[ManifestFile]
-) -> list[_Span]:
-    """Return the requests that bring these files of a version, none of them empty.
-
-    A large file is brought by several, neighbours in a pack by one.
-    """
-    spans: list[_Span] = []
-    for file in sorted(files, key=lambda file: file.begin):
-        name = object_name if manifest.is_packed else _join(object_name, file.path)
-        if file.size is None:
-            spans.append(_Span(name, 0, None, (file,)))
-        elif manifest.is_packed and file.size and spans and _is_next(file, spans[-1]):
-            last = spans.pop()
-            length, both = file.end - last.start, (*last.files, file)
-            spans.append(last._replace(length=length, files=both))
-        else:
-            for start in range(file.begin, file.end, _PART):
-                length = min(_PART, file.end - start)
-                spans.append(_Span(name, start, length, (file,)))
-    return spans
-
-
-def _is_next(file: ManifestFile, span: _Span) -> bool:
-    """Tell whether a span of a pack may go on to the end of a file."""
-    is_near = file.begin - (span.start + (span.length or 0)) <= _GAP
-    has_room = file.end - span.start <= _PART
-    return is_near and has_room and span.start <= span.files[-1].begin
-
-
-def choose_share(spans: Sequence[_Span]) -> int:
-    """Return of how many workers one is to bring these.
-
-    Of large ranges half as many are as fast, and take half of the memory.
-    """
-    size = sum(span.length or 0 for span in spans)
-    return 2 if size > len(spans) * _PART // 4 else 1
-
-
-class _SpanSink:
-    """Writes a span's bytes into its files, and hashes those that lie in it whole.
-
-    got        the files that came, with the sizes and digests that they have
-    is_whole   whether its files lie in it whole
-    """
-
-    def __init__(self, span: _Span, root: str, advance: Advance) -> None:
-        self.written, self.got = 0, list[ManifestFile]()
-        self._span, self._root, self._advance = span, root, advance
-        self._waiting = list(span.files)[::-1]
-        self._file: IO[bytes] | None = None
-        # else they are one that is large, which lies in several
-        self.is_whole = len(span.files) > 1 or span.length in (None, span.files[0].size)
-
-    def write(self, data: bytes) -> None:
-        at, left = self._span.start + self.written, memoryview(data)
-        self.written += len(data)
-        if self._span.length is not None and self.written > self._span.length:
-            size = f"{self._span.length} bytes"
-            raise AssetIntegrityError(self._span.object_name, size, "more")
-        while left and self._waiting:
-            file = self._waiting[-1]
-            if at < file.begin:  # a header of the pack
-                length = min(file.begin - at, len(left))
-            else:
-                length = min(len(left), (file.end if file.size else sys.maxsize) - at)
-                self._put(left[:length], file, at - file.begin)
-            at, left = at + length, left[length:]
-            if file.size and at == file.end:
-                self.finish()
-        self._advance(len(data))
-
-    def _put(self, data: memoryview, file: ManifestFile, position: int) -> None:
-        path = local_path(self._root, file.path)
-        with _writing(path):
-            self._file = self._file or self._open(path, position)
-            self._file.write(data)
-        if self.is_whole:
-            self._hash.update(data)
-
-    def _open(self, path: str, position: int) -> IO[bytes]:
-        import hashlib
-
-        self._hash = hashlib.sha256()
-        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0)
-        # of a large file other ranges may be there already
-        flags |= os.O_TRUNC if self.is_whole else 0
-        file = os.fdopen(os.open(path, flags, 0o666), "r+b")
-        file.seek(position)
-        return file
-
-    def finish(self) -> None:
-        """Close the present file, if any, which is complete or will never be."""
-        if self._file is None and self._span.length is None and not self.written:
-            self._put(memoryview(b""), self._span.files[0], 0)
-        if self._file is None:
-            return
-        file = self._waiting.pop()
-        done, size, self._file = self._file, self._file.tell(), None
-        with _writing(local_path(self._root, file.path)):
-            done.close()
-        if self.is_whole:
-            got = file._replace(size=size, sha256=self._hash.hexdigest())
-            self.got.append(got)
-
-
-@contextmanager
-def _writing(path: str) -> Iterator[None]:
-    """Turn what the operating system says of the assets dir into AssetsDirError.
-
-    It is not to be mistaken for the store's, which may be tried again.
-    """
-    try:
-        yield
-    except OSError as error:
-        if _is_final(error):
-            raise
-        reason = error.strerror or error
-        raise AssetsDirError(error.filename or path, reason) from error
-
-
-class _LargeFile:
-    """A file that comes in several spans, hashed in order beside their transfer."""
-
-    def __init__(self, file: ManifestFile, root: str, come: set[int]) -> None:
-        import hashlib
-
-        self.file, self._path, self._come = file, local_path(root, file.path), come
-        self._hash, self._hashed, self._hashing = hashlib.sha256(), 0, threading.Lock()
-
-    def add(self, advance: Advance, *starts: int) -> None:
-        """Note ranges that came, and hash those that are next, in one thread."""
-        self._come.update(starts)
-        while self._hashed in self._come and self._hashing.acquire(blocking=False):
-            try:
-                while self._hashed in self._come:
-                    self._hash_next(advance)
-            finally:
-                self._hashing.release()
-
-    def _hash_next(self, advance: Advance) -> None:
-        length = min(_PART, (self.file.size or 0) - self._hashed)
-        with open(self._path, "rb", buffering=0) as file:
-            file.seek(self._hashed)
-            self._hashed += length
-            _copy_bytes(file, self._hash.update, lambda size: advance(0), length)
-
-    def get_result(self) -> ManifestFile:
-        """Return the file with the size and digest that it has."""
-        size = os.path.getsize(self._path) if self._hashed else 0
-        return self.file._replace(size=size, sha256=self._hash.hexdigest())
+_REQUEST = 16 << 20  # bytes; small pieces that lie side by side come in one request
+_GAP = 64 << 10  # bytes that may be read in vain between two of them
+_FIRST_DELAY_S, _MAX_DELAY_S = 0.1, 10.0  # back-off between attempts
+_STOP_GRACE_S = 5.0  # how long an interrupt waits for transfers under way
 
 
 class Progress(NamedTuple):
@@ -1681,7 +1723,7 @@ class Progress(NamedTuple):
 
     action     `hashing`, `packing`, `uploading`, `downloading` or `checking`
     asset      `name:version`, or what else is worked on
-    done       bytes of `size`; a file that came wrong counts again, up to that
+    done       bytes of `size`; what came wrong counts again, up to that
     files_done files of `files`
     """
 
@@ -1693,57 +1735,74 @@ class Progress(NamedTuple):
     files: int
 
 
-class _Transfer:
-    """The moving of bytes for one operation: several objects at once, each retried.
+class _Stopped(Exception):
+    """Another thread of the same job failed, or the user interrupted."""
 
-    on_progress is called under a lock, and beat, without one, whenever bytes move.
-    What on_progress raises is kept as `failure`: an SDK may take it for its own.
+
+class _Job:
+    """One operation: what it has done, and the threads that work on it.
+
+    Listeners are called with a `Progress` whenever bytes moved, one at a time, from the
+    threads that moved them. What one raises stops the job, and leaves its `with` block;
+    inside that it is _Stopped, so that nobody takes it for an error of the store's.
     """
 
-    def __init__(
-        self,
-        driver: StorageDriver,
-        timeout_s: float,
-        workers: int,
-        on_progress: OnProgress | None = None,
-        beat: Advance = lambda size: None,
-    ) -> None:
-        self.driver, self.timeout_s, self.workers = driver, timeout_s, workers
-        self._on_progress, self._beat = on_progress, beat
+    def __init__(self, workers: int, *listeners: OnProgress | None) -> None:
+        self.workers = workers
+        self._listeners: list[OnProgress] = []
+        for listener in listeners:  # the provider's may be the manager's too
+            if listener is not None and listener not in self._listeners:
+                self._listeners.append(listener)
+        self.heartbeats: list[OnProgress] = []  # told before anything has begun, too
         self._progress = Progress("", "", 0, 0, 0, 0)
-        self._stop, self._counting = threading.Event(), threading.Lock()
-        self.failure: BaseException | None = None
+        self._telling, self._stop = threading.Lock(), threading.Event()
+        self._failure: BaseException | None = None
 
-    def begin(self, action: str, asset: str, files: Sequence[ManifestFile]) -> None:
-        """Note what is to be done now."""
-        size = sum(file.size or 0 for file in files)
-        self._progress = Progress(action, asset, 0, size, 0, len(files))
+    def __enter__(self) -> _Job:
+        return self
+
+    def __exit__(self, _: object, error: BaseException | None, *__: object) -> None:
+        self._stop.set()
+        if isinstance(error, _Stopped) and self._failure:
+            raise self._failure
+
+    def begin(self, action: str, asset: str, files: Iterable[ManifestFile]) -> None:
+        """Tell what is to be done now."""
+        sizes = [file.size or 0 for file in files]
+        self._progress = Progress(action, asset, 0, sum(sizes), 0, len(sizes))
         self.advance(0)
 
     def advance(self, size: int, files: int = 0) -> None:
-        """Note that bytes have moved; raises _Stopped where the rest is in vain."""
+        """Tell that bytes have moved; raises _Stopped where the rest is in vain."""
         if self._stop.is_set():
             raise _Stopped
-        self._beat(size)
-        if self._on_progress is not None:  # a list of what was told may be one
-            with self._counting:
-                last = self._progress
-                done = min(last.done + size, last.size or sys.maxsize)
-                files = min(last.files_done + files, last.files)
-                self._progress = last._replace(done=done, files_done=files)
-                try:
-                    self._on_progress(self._progress)
-                except BaseException as error:
-                    self.failure, cast(Any, error).is_final = error, True
-                    self._stop.set()
-                    raise
+        if not (self._listeners or self.heartbeats):
+            return
+        with self._telling:
+            last = self._progress
+            done = min(last.done + size, last.size or sys.maxsize)
+            files = min(last.files_done + files, last.files)
+            self._progress = last._replace(done=done, files_done=files)
+            try:
+                begun = self._listeners if last.action else []
+                for listener in (*self.heartbeats, *begun):
+                    listener(self._progress)
+            except BaseException as error:
+                self._failure = error
+                self._stop.set()
+                raise _Stopped from error
 
-    def run(
-        self, function: Callable[[Item], T], items: Iterable[Item], share: int = 1
-    ) -> list[T]:
+    def beat(self, _: int = 0) -> None:
+        """Tell that work goes on whose bytes are not counted, or not here."""
+        self.advance(0)
+
+    def wait(self, seconds: float) -> None:
+        """Wait; raises _Stopped where the rest is in vain."""
+        if self._stop.wait(seconds):
+            raise _Stopped
+
+    def run(self, function: Callable[[Item], T], items: Iterable[Item]) -> list[T]:
         """Return function(item) for each item, in order, several at once.
-
-        Of the workers, one in `share` takes part, and two at least.
 
         The first error stops the others, where they are, and is raised.
         """
@@ -1761,18 +1820,23 @@ class _Transfer:
                         errors.append(error)
                         self._stop.set()
 
-        workers = min(max(self.workers // share, 2), self.workers, len(waiting))
-        self._run_threads(work, workers)
-        if self.failure or errors:
-            raise self.failure or errors[0]
+        self._run_threads(work, min(self.workers, len(waiting)))
+        if errors:
+            raise errors[0]
         return [results[index] for index in range(len(results))]
 
     def _run_threads(self, work: Callable[[], None], number: int) -> None:
-        # daemons: an upload, which nothing can stop, must not hold up an interrupt
-        threads = [threading.Thread(target=work, daemon=True) for _ in range(number)]
-        for thread in threads:
-            thread.start()
+        threads = []
         try:
+            with suppress(RuntimeError):  # no more are to be had: fewer do
+                for _ in range(number):
+                    # a daemon: an upload, which nothing can stop, must not hold up
+                    # an interrupt
+                    thread = threading.Thread(target=work, daemon=True)
+                    thread.start()
+                    threads.append(thread)
+            if not threads:
+                work()
             for thread in threads:
                 thread.join()
         except BaseException:
@@ -1782,450 +1846,524 @@ class _Transfer:
                 thread.join(max(0.0, deadline - time.monotonic()))
             raise
 
-    def retry(
-        self,
-        object_name: str,
-        attempt: Callable[[], T],
-        moved: Callable[[], int] = lambda: 0,
-    ) -> T:
-        """Return attempt(), repeated after transient failures, with our own errors.
 
-        Back-off is exponential with full jitter. It ends after the timeout, counted
-        from the last time that `moved()`, a number of bytes, grew.
-        """
-        failing_since, before, delay = 0.0, moved(), _FIRST_DELAY_S
-        while True:
-            try:
-                return attempt()
-            except (ConnectionError, TimeoutError) as error:
-                now = time.monotonic()
-                if not failing_since or moved() > before:
-                    failing_since, before, delay = now, moved(), _FIRST_DELAY_S
-                pause = _random() * delay
-                if now + pause > failing_since + self.timeout_s:
-                    waited = now - failing_since
-                    raise StorageUnavailableError(object_name, waited, error) from error
-                # told to whoever waits, once it takes seconds
-                level = "warning" if delay > 2 else "info"
-                text = "trying %r again in %.1f s: %s"
-                getattr(_logger(), level)(text, object_name, pause, error)
-            except (OSError, ValueError, ImportError) as error:
-                if isinstance(error, (ModelkitAssetsError, FileExistsError)):
-                    raise  # that a condition failed is for the caller to handle
-                raise self._translate(error, object_name) from error
-            if self._stop.wait(pause):
-                raise _Stopped
-            delay = min(2 * delay, _MAX_DELAY_S)
+class _Backoff:
+    """The pauses between attempts, which double, with full jitter, until time is up."""
 
-    def _translate(self, error: Exception, object_name: str) -> StorageDriverError:
-        """Return one of our errors for one of a driver's, which is built-in."""
-        if isinstance(error, ImportError):
-            package = getattr(self.driver, "package", error.name)
-            return DriverNotInstalledError(package, error)
-        if isinstance(error, ValueError):  # a missing bucket is no missing object
-            where = f"{object_name!r} in {self.driver.bucket!r}"
-            return ConfigurationError(f"{where}: {error}")
-        if isinstance(error, FileNotFoundError):
-            return ObjectDoesNotExistError(self.driver, self.driver.bucket, object_name)
-        if isinstance(error, PermissionError):
-            return StorageAccessError(object_name, error)
-        return StorageDriverError(f"{object_name!r}: {error}")
+    def __init__(self, timeout_s: float, wait: Callable[[float], None]) -> None:
+        self._timeout_s, self._wait = timeout_s, wait
+        self.reset()
 
-    def is_in_store(self, object_name: str, file: ManifestFile) -> bool:
-        """Tell whether an object has a file's size and digest, which reads it."""
-        span = _Span(object_name, 0, None, (file._replace(path="", size=None),))
-        sink = _SpanSink(span, os.devnull, self.advance)
-        driver = self.driver
-        try:
-            size, _ = self.retry(object_name, lambda: driver.stat_object(object_name))
-            if size == file.size:
-                self.read(span, sink)
-        except ObjectDoesNotExistError:
-            return False
-        return [one.sha256 for one in sink.got] == [file.sha256]
+    def reset(self) -> None:
+        """Begin anew, as something came."""
+        self._failing_since, self._delay = 0.0, _FIRST_DELAY_S
 
-    def upload(self, path: str, object_name: str) -> None:
-        """Upload a file."""
-        upload: Any = self.driver.upload_object
-        sent, told, size = 0, 0, os.path.getsize(path)
-        counting = threading.Lock()
-
-        def report(number: int) -> None:
-            nonlocal sent, told
-            with counting:  # an SDK's own threads
-                sent += number
-                more = max(min(sent, size) - told, 0)  # what is sent again is no news
-                told += more
-            self.advance(more)
-
-        watched = []
-        if self._on_progress is not None:
-            from inspect import signature
-
-            watched = [report] if "advance" in signature(upload).parameters else []
-
-        def attempt() -> None:
-            nonlocal sent
-            sent = 0
-            upload(path, object_name, *watched)
-
-        self.retry(object_name, attempt)
-        self.advance(size - told)
-
-    def copy_object(self, source: str, target: str) -> bool:
-        """Tell whether the store made a copy of an object itself."""
-        try:
-            self.retry(target, lambda: self.driver.copy_object(source, target))
-        except StorageDriverError as error:  # too large, or not allowed
-            _logger().info("uploading %r, as it cannot be copied: %s", target, error)
-            return False
-        return True
-
-    def read(self, span: _Span, sink: _SpanSink) -> None:
-        """Read a span into its sink, going on where it broke off."""
-        name, whole = span.object_name, span.length
-        is_object = not span.start and span.files[0].offset is None
-        if is_object and sink.is_whole:
-            whole = None  # and what is longer than it should be is seen
-
-        def attempt() -> None:
-            before = sink.written
-            left = None if whole is None else whole - before
-            self.driver.download_object(name, sink, span.start + before, left)
-            if 0 < before == sink.written and not span.files[0].sha256:
-                # all had come before, so that failed for a checksum of the store's
-                raise AssetIntegrityError(name, "its checksum", "another")
-
-        try:
-            self.retry(name, attempt, lambda: sink.written)
-        finally:
-            sink.finish()
-
-    def copy(
-        self, files: Iterable[ManifestFile], copies: dict[str, str], root: str
-    ) -> list[ManifestFile]:
-        """Copy what lies elsewhere, by digest, to below root; return what is right."""
-
-        def copy(file: ManifestFile) -> ManifestFile:
-            path = local_path(root, file.path)
-            with suppress(OSError):  # where it has gone meanwhile
-                copy_file(copies[file.sha256 or ""], path, lambda size: None)
-                if file.executable:
-                    _make_executable(path)
-            return file
-
-        found = self.run(copy, [one for one in files if one.sha256 in copies])
-        return self.find_right(found, root)
-
-    def find_right(
-        self, files: Iterable[ManifestFile], root: str
-    ) -> list[ManifestFile]:
-        """Return those files that lie below root with the right size and digest."""
-
-        def check(file: ManifestFile) -> ManifestFile | None:
-            path = local_path(root, file.path)
-            with suppress(OSError):
-                status = os.stat(path)
-                fit = not file.executable or status.st_mode & stat.S_IXUSR
-                if fit and file.sha256 and status.st_size == file.size:
-                    right = hash_file(path, self.advance) == file.sha256
-                    self.advance(0, files=int(right))
-                    return file if right else None
-            return None
-
-        return [file for file in self.run(check, files) if file]
+    def pause(self, name: str, error: Exception) -> None:
+        """Wait for the next attempt; StorageUnavailableError where time is up."""
+        now = time.monotonic()
+        self._failing_since = self._failing_since or now
+        pause = _get_random() * self._delay
+        if now + pause > self._failing_since + self._timeout_s:
+            waited = now - self._failing_since
+            raise StorageUnavailableError(name, waited, error) from error
+        # told to whoever waits, once it takes seconds
+        log = _logger().warning if self._delay > 2 else _logger().info
+        log("trying %r again in %.1f s: %s", name, pause, error)
+        self._wait(pause)
+        self._delay = min(2 * self._delay, _MAX_DELAY_S)
 
 
-class _Download:
-    """The download of files below a folder, going on from where a killed one was.
-
-    Which ranges have come of large files is written to a journal beside the folder.
-    """
-
-    def __init__(self, transfer: _Transfer, root: str) -> None:
-        self._transfer, self._root = transfer, root
-        self._journal = f"{root}.ranges"
-        self._come = _read_journal(self._journal)
-        self._noting = threading.Lock()
-
-    def get_begun(self, file: ManifestFile) -> set[int]:
-        """Return where the ranges begin that came of a large file."""
-        size, come = file.size or 0, self._come.get(file.path, ())
-        if size <= _PART or not os.path.isfile(local_path(self._root, file.path)):
-            return set()
-        # whatever stands in the journal
-        return {at for at in come if type(at) is int and at in range(0, size, _PART)}
-
-    def fetch(
-        self, object_name: str, manifest: Manifest, files: Sequence[ManifestFile]
-    ) -> dict[str, ManifestFile]:
-        """Return the files, by path, with the sizes and digests with which they came.
-
-        AssetIntegrityError where these are not what they should be, twice.
-        """
-        got = self._fetch_once(object_name, manifest, files)
-        wrong = [one for one in files if not _is_right(one, got)]
-        if wrong:
-            text = "%d files of %r came wrong, %r first: downloading them once more"
-            _logger().warning(text, len(wrong), object_name, wrong[0].path)
-            for file in wrong:
-                self._come.pop(file.path, None)
-                with suppress(FileNotFoundError):
-                    os.unlink(local_path(self._root, file.path))
-            got.update(self._fetch_once(object_name, manifest, wrong))
-        for file in wrong:
-            if not _is_right(file, got):
-                name = _join(object_name, file.path)
-                came = got.get(file.path, file._replace(size=0, sha256="no digest"))
-                expected = f"{file.size} bytes with SHA-256 {file.sha256}"
-                expected = expected if file.sha256 else "what the store's checksum says"
-                size_and_digest = f"{came.size} bytes with {came.sha256}"
-                raise AssetIntegrityError(name, expected, size_and_digest)
-        return got
-
-    def _fetch_once(
-        self, object_name: str, manifest: Manifest, files: Sequence[ManifestFile]
-    ) -> dict[str, ManifestFile]:
-        advance = self._transfer.advance
-        begun = {file.path: self.get_begun(file) for file in files}
-        spans = [
-            span
-            for span in plan_spans(object_name, manifest, files)
-            if span.start - span.files[0].begin not in begun[span.files[0].path]
-        ]
-        large = {
-            file.path: _LargeFile(file, self._root, begun[file.path])
-            for file in files
-            if (file.size or 0) > _PART
-        }
-
-        def fetch(span: _Span) -> list[ManifestFile]:
-            file, start = span.files[0], span.start - span.files[0].begin
-            sink = _SpanSink(span, self._root, advance)
-            try:
-                self._transfer.read(span, sink)
-            except AssetIntegrityError:
-                return []  # as if nothing had come
-            if not sink.is_whole and sink.written == span.length:
-                self._note(file.path, start)
-                large[file.path].add(advance, start)
-            advance(0, files=len(sink.got))
-            return sink.got
-
-        fetched = self._transfer.run(fetch, spans, choose_share(spans))
-        came = [file for some in fetched for file in some]
-        for one in large.values():
-            one.add(advance)  # what had come before
-            came.append(one.get_result())
-            advance(0, files=1)
-        came += [self._make_empty(file) for file in files if file.size == 0]
-        for file in came:
-            if file.executable:
-                _make_executable(local_path(self._root, file.path))
-        return {file.path: file for file in came}
-
-    def _make_empty(self, file: ManifestFile) -> ManifestFile:
-        open(local_path(self._root, file.path), "wb").close()
-        self._transfer.advance(0, files=1)
-        return file._replace(sha256=_EMPTY_SHA256)
-
-    def _note(self, path: str, start: int) -> None:
-        with self._noting, open(self._journal, "a", encoding="utf-8") as file:
-            file.write(json.dumps([path, start]) + "\n")
-
-
-def _is_right(file: ManifestFile, got: dict[str, ManifestFile]) -> bool:
-    """Tell whether a file came as it should, as far as its manifest knows that."""
-    came = got.get(file.path)
-    return came is not None and (not file.sha256 or came == file)
-
-
-def _read_journal(path: str) -> dict[str, set[int]]:
-    """Return where the ranges begin that came of each large file, by its path."""
-    come: dict[str, set[int]] = {}
-    with suppress(OSError), open(path, encoding="utf-8", errors="replace") as file:
-        for line in file:
-            # the last line of a killed process
-            with suppress(ValueError, TypeError, RecursionError):
-                part, start = json.loads(line)
-                come.setdefault(part, set()).add(start)
-    return come
-
-
-def hash_file(path: str, advance: Advance) -> str:
-    """Return a file's SHA-256 in hexadecimal, reading it in bounded memory."""
-    import hashlib
-
-    digest = hashlib.sha256()
-    with open(path, "rb", buffering=0) as file:
-        _copy_bytes(file, digest.update, advance)
-    return digest.hexdigest()
-
-
-def _make_executable(path: str) -> None:
-    mode = os.stat(path).st_mode
-    os.chmod(path, mode | (mode & 0o444) >> 2)  # for those who may read
-
-
-def _random() -> float:
+def _get_random() -> float:
     """Return a number from 0 to 1; `random` would cost the start-up 6 ms."""
     return int.from_bytes(os.urandom(2), "big") / 0xFFFF
 
 
-# ------------------------------------------------------------------- publishing
+_DRIVER_ERRORS = (OSError, ValueError, ImportError, NotImplementedError)
 
 
-class _Source(NamedTuple):
-    """What is being published: its manifest, and each part's stamp, see `_stamp`."""
+class _RetryingDriver:
+    """A driver that tries again what fails for a moment, and raises our own errors.
 
-    top: str
-    transfer: _Transfer
-    manifest: Manifest
-    stamps: dict[str, tuple[int, ...]]
-
-    def find(self, file: ManifestFile) -> tuple[str, tuple[int, ...]]:
-        """Return a file's path, and its stamp when it was hashed."""
-        return local_path(self.top, file.path), self.stamps[file.path]
-
-
-def _read_source(top: str, transfer: _Transfer, pack: bool) -> _Source:
-    """Find and hash all that is to be published; InvalidSourceError if it cannot be."""
-
-    def describe(file: ManifestFile) -> ManifestFile:
-        path, stamp = local_path(top, file.path), found[file.path]
-        digest = hash_file(path, transfer.advance)
-        transfer.advance(0, files=1)
-        _check_unchanged(path, stamp)
-        executable = bool(os.stat(path).st_mode & stat.S_IXUSR)
-        return file._replace(sha256=digest, executable=executable)
-
-    try:
-        found = dict(_walk_source(top))
-        empty = [part for part, stamp in found.items() if not stamp]
-        files = [ManifestFile(part, stamp[0]) for part, stamp in found.items() if stamp]
-        transfer.begin("hashing", top, files)
-        files = transfer.run(describe, files)
-    except (OSError, ValueError) as error:
-        if _is_final(error):
-            raise
-        where = getattr(error, "filename", None) or top
-        reason = getattr(error, "strerror", None) or error
-        at = f": {where!r}" if where != top else ""
-        raise InvalidSourceError(top, f"{reason}{at}") from error
-    if not files:
-        raise InvalidSourceError(top, "it holds no files")
-    manifest = Manifest.create("" not in found, files, empty)
-    if pack and not manifest.is_directory:
-        raise InvalidSourceError(top, "only a folder can be packed")
-    manifest = manifest.with_pack() if pack else manifest
-    if not _is_readable(manifest.to_json()):
-        reason = f"{len(files)} files are more than a manifest holds"
-        raise InvalidSourceError(top, reason)
-    return _Source(top, transfer, manifest, found)
-
-
-def _write_pack(source: _Source, path: str) -> ManifestFile:
-    """Write a packed source's tar, and return its size and digest."""
-    manifest, transfer = source.manifest, source.transfer
-    with open(path, "wb") as pack:
-        for part in manifest.empty_directories:
-            pack.write(_tar_header(f"{part}/"))
-        for file in manifest.files:
-            file_path, stamp = source.find(file)
-            pack.write(_tar_header(file.path, file))
-            with open(file_path, "rb") as one:
-                _copy_bytes(one, pack.write, transfer.advance)
-            transfer.advance(0, files=1)
-            _check_unchanged(file_path, stamp)
-            pack.write(bytes(_fill_block(stamp[0]) - stamp[0]))
-        pack.write(bytes(2 * 512))
-    return ManifestFile("", os.path.getsize(path), hash_file(path, transfer.advance))
-
-
-def _walk_source(top: str) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Yield (part, stamp) of each file, and of each empty folder, without a stamp.
-
-    In order; links are followed; the part is `""` where the source is a file itself.
+    That a condition failed is left a FileExistsError: it is for the caller to handle.
+    wait   pauses for so many seconds, and may raise _Stopped
     """
-    nowhere: frozenset[tuple[int, int]] = frozenset()
-    pending = [("", nowhere)]
-    while pending:
-        part, above = pending.pop()
-        path = local_path(top, part)
-        status = os.stat(path)
-        here = (status.st_dev, status.st_ino)
-        if part and not is_contained(part):
-            reason = f"the name {part!r} cannot be kept everywhere"
-            raise InvalidSourceError(top, reason)
-        if stat.S_ISREG(status.st_mode):
-            yield part, _stamp(status)
-        elif not stat.S_ISDIR(status.st_mode):
-            raise InvalidSourceError(top, f"{path!r} is neither a file nor a folder")
-        elif here in above:
-            reason = f"the link {path!r} leads back to where it lies"
-            raise InvalidSourceError(top, reason)
+
+    def __init__(
+        self, driver: StorageDriver, timeout_s: float, wait: Callable[[float], None]
+    ) -> None:
+        self._driver, self._timeout_s, self._wait = driver, timeout_s, wait
+
+    def stat_object(self, name: str) -> tuple[int, str]:
+        return self._retry(name, partial(self._driver.stat_object, name))
+
+    def read_object(self, name: str) -> tuple[bytes, str]:
+        try:
+            return self._retry(name, partial(self._driver.read_object, name))
+        except StorageDriverError as error:
+            if getattr(error.__cause__, "errno", None) != errno.EFBIG:
+                raise
+            raise AssetIntegrityError(name, _READABLE, "more") from error
+
+    def write_object(self, data: bytes, name: str, *, if_match: str) -> str:
+        write = partial(self._driver.write_object, data, name, if_match=if_match)
+        return self._retry(name, write)
+
+    def iterate_bytes(
+        self, name: str, start: int, length: int | None, if_match: str | None = None
+    ) -> Generator[Buffer, None, None]:
+        """Yield an object's bytes, going on where they broke off."""
+        backoff, came, broke_at = _Backoff(self._timeout_s, self._wait), 0, 0
+        while True:
+            left = None if length is None else length - came
+            read = self._driver.iterate_bytes
+            try:
+                with closing(read(name, start + came, left, if_match)) as chunks:
+                    for data in chunks:
+                        came += len(data)
+                        yield data
+                break
+            except _DRIVER_ERRORS as error:
+                if came > broke_at:
+                    backoff.reset()
+                broke_at = came
+                self._handle(error, name, backoff)
+        if 0 < came == broke_at:
+            # all had come before, so that failed for a checksum of the store's
+            raise AssetIntegrityError(name, "its checksum", "another")
+
+    def upload_object(
+        self, path: str, name: str, advance: Advance, *, if_match: str = ""
+    ) -> None:
+        told = 0  # what is sent again is no news
+
+        def attempt() -> None:
+            sent, counting = 0, threading.Lock()
+
+            def report(number: int) -> None:
+                nonlocal sent, told
+                with counting:  # an SDK's own threads
+                    sent += number
+                    more = max(sent - told, 0)
+                    told += more
+                advance(more)
+
+            self._driver.upload_object(path, name, report, if_match=if_match)
+
+        self._retry(name, attempt)
+
+    def copy_object(self, source: str, name: str) -> None:
+        self._retry(name, partial(self._driver.copy_object, source, name))
+
+    def iterate_objects(self, prefix: str) -> list[tuple[str, int, str]]:
+        # each attempt begins anew, as a generator that failed has ended
+        return self._retry(prefix, lambda: list(self._driver.iterate_objects(prefix)))
+
+    def find_first(self, prefix: str) -> str | None:
+        """Return the name of an object below a prefix, if there is one."""
+        iterate = self._driver.iterate_objects
+        first = self._retry(prefix, lambda: next(iter(iterate(prefix)), None))
+        return first and first[0]
+
+    def delete_object(self, name: str) -> None:
+        self._retry(name, partial(self._driver.delete_object, name))
+
+    def _retry(self, name: str, attempt: Callable[[], T]) -> T:
+        """Return attempt(), repeated after transient failures."""
+        backoff = _Backoff(self._timeout_s, self._wait)
+        while True:
+            try:
+                return attempt()
+            except _DRIVER_ERRORS as error:
+                self._handle(error, name, backoff)
+
+    def _handle(self, error: Exception, name: str, backoff: _Backoff) -> None:
+        """Wait for the next attempt after a transient failure; raise any other."""
+        if isinstance(error, (ModelkitAssetsError, FileExistsError)):
+            raise error
+        if isinstance(error, (ConnectionError, TimeoutError)):
+            backoff.pause(name, error)
+            return
+        bucket, ours = self._driver.bucket, StorageDriverError(f"{name!r}: {error}")
+        if isinstance(error, ImportError):
+            ours = DriverNotInstalledError(self._driver.package or error.name, error)
+        elif isinstance(error, ValueError):  # a missing bucket is no missing object
+            ours = ConfigurationError(f"{name!r} in {bucket!r}: {error}")
+        elif isinstance(error, FileNotFoundError):
+            ours = ObjectDoesNotExistError(self._driver, bucket, name)
+        elif isinstance(error, PermissionError):
+            ours = StorageAccessError(name, error)
+        raise ours from error
+
+
+class _Piece(NamedTuple):
+    """What is verified as one: a file, or a chunk of a large one.
+
+    object_name, begin   where its bytes are in the store
+    file, position       where they go
+    size                 bytes
+    sha256               None where nobody knows it
+    is_object_end        whether its object ends with it
+    etag                 of its object, where a digest is not known
+    """
+
+    object_name: str
+    begin: int
+    file: ManifestFile
+    position: int
+    size: int
+    sha256: str | None
+    is_object_end: bool = False
+    etag: str | None = None
+
+    @property
+    def end(self) -> int:
+        """Where its bytes end in its object."""
+        return self.begin + self.size
+
+    @property
+    def is_file_end(self) -> bool:
+        return self.position + self.size == self.file.size
+
+
+def _plan_pieces(
+    object_name: str, manifest: Manifest, etags: Mapping[str, str] | None = None
+) -> list[_Piece]:
+    """Return a version's pieces, in the order in which they lie in their objects.
+
+    All sizes are known. etags are by path.
+    """
+    pieces = []
+    is_packed = manifest.is_packed
+    for file in sorted(manifest.files, key=_get_place) if is_packed else manifest.files:
+        name = object_name if is_packed else _join_path(object_name, file.path)
+        size = file.size or 0
+        # what has a digest of the whole alone is verified as a whole
+        step = _CHUNK if file.chunks or not file.sha256 else max(size, 1)
+        for index, position in enumerate(range(0, max(size, 1), step)):
+            chunk = file.chunks[64 * index : 64 * (index + 1)]
+            length = min(step, size - position)
+            is_end = not is_packed and position + length == size
+            place = (name, (file.offset or 0) + position, file, position, length)
+            etag = (etags or {}).get(file.path)
+            pieces.append(_Piece(*place, chunk or file.sha256, is_end, etag))
+    return pieces
+
+
+def _plan_requests(pieces: Iterable[_Piece]) -> list[list[_Piece]]:
+    """Join pieces, which come in order, to those that one request brings."""
+    requests: list[list[_Piece]] = []
+    for piece in pieces:
+        if requests and _is_next(piece, requests[-1]):
+            requests[-1].append(piece)
         else:
-            names = sorted(os.listdir(path), reverse=True)
-            if not part and _PARTIAL in names:
-                raise InvalidSourceError(top, "it is a copy that is not complete")
-            if not part and SUCCESS in names:
-                _check_marker(os.path.join(path, SUCCESS))
-                names.remove(SUCCESS)
-            if part and not names:
-                yield part, ()
-            pending += [(_join(part, name), above | {here}) for name in names]
+            requests.append([piece])
+    return requests
 
 
-def _check_marker(path: str) -> None:
-    """Raise InvalidSourceError unless a file is the marker of a cached copy.
+def _is_next(piece: _Piece, request: list[_Piece]) -> bool:
+    first, last = request[0], request[-1]
+    is_near = piece.begin - last.end <= _GAP and piece.end - first.begin <= _REQUEST
+    return piece.object_name == last.object_name and is_near
 
-    That is not content, so publishing the copy leaves it out.
+
+class _Stream:
+    """Gives bytes that come in chunks in as many as are asked for."""
+
+    def __init__(self, chunks: Iterator[Buffer]) -> None:
+        self._chunks, self._left = chunks, memoryview(b"")
+
+    def take(self, size: int) -> Iterator[memoryview]:
+        """Yield the next bytes; fewer come only where there are no more."""
+        while size > 0:
+            while not self._left:
+                chunk = next(self._chunks, None)
+                if chunk is None:
+                    return
+                self._left = memoryview(chunk)
+            data, self._left = self._left[:size], self._left[size:]
+            size -= len(data)
+            yield data
+
+
+class _Arrival(NamedTuple):
+    """A piece that came, with the size and digest that it has."""
+
+    piece: _Piece
+    size: int
+    sha256: str
+
+    @property
+    def is_right(self) -> bool:
+        """Tell whether it is what it should be, as far as anybody knows."""
+        right = self.piece.sha256 in (None, self.sha256)
+        return right and self.size == self.piece.size
+
+    def make_error(self) -> AssetIntegrityError:
+        """Return the error that says what came in place of what."""
+        name, file = self.piece.object_name, self.piece.file
+        name += f"[{file.path}]" if file.offset is not None else ""
+        place = f" at {self.piece.position}" if self.piece.size != file.size else ""
+        digest = self.piece.sha256 or "that the store's own checksum says"
+        expected = f"{self.piece.size} bytes{place} with SHA-256 {digest}"
+        return AssetIntegrityError(name, expected, f"{self.size} with {self.sha256}")
+
+
+@contextmanager
+def _writing(path: str) -> Iterator[None]:
+    """Turn what the operating system says of the assets dir into AssetsDirError.
+
+    It is not to be mistaken for the store's, which may be tried again.
     """
     try:
-        _read_marker(path)
-    except AssetIntegrityError:
-        raise InvalidSourceError(path, "markers have that name, rename it") from None
+        yield
+    except OSError as error:
+        if isinstance(error, ModelkitAssetsError):
+            raise
+        reason = error.strerror or error
+        raise AssetsDirError(error.filename or path, reason) from error
 
 
-def _read_marker(path: str) -> Manifest | None:
-    """Return the manifest in a marker; None in modelkit's, which is empty."""
-    with open(path, "rb") as file:
-        data = file.read(_MAX_DOCUMENT + 1)
-    return Manifest.from_json(data, path) if data else None
+class _Download:
+    """The filling of a folder with a version's files, told step by step above."""
+
+    def __init__(self, root: str, job: _Job, driver: _RetryingDriver) -> None:
+        self._root, self._job, self._driver = root, job, driver
+
+    def bring(
+        self,
+        pieces: Sequence[_Piece],
+        manifest: Manifest,
+        extended: Mapping[str, str],
+        sources: Mapping[str, tuple[str, int]],
+    ) -> Manifest:
+        """Bring what is missing, and return the manifest with all digests.
+
+        extended   files of a copy that is known to be right, by their part
+        sources    files on this disk, and where a piece may lie in them, by SHA-256
+
+        AssetIntegrityError where a piece came wrong twice.
+        """
+        left = _lay_out(self._root, manifest, self._job)  # 1
+        found = [piece for piece in pieces if piece.file.path in left]
+        kept = set(_find_right(found, self._root, self._root, self._job))  # 2
+        linked = set(filter(partial(self._link, extended), extended))  # 3
+        kept.update(piece for piece in pieces if piece.file.path in linked)
+        missing = [piece for piece in pieces if piece not in kept]
+        _check_free_space(self._root, sum(piece.size for piece in missing))
+        known = [piece for piece in missing if piece.sha256 in sources]
+        self._job.run(partial(self._copy, sources), known)
+        kept.update(_find_right(known, self._root, self._root, self._job))
+        missing = [piece for piece in missing if piece not in kept]
+        arrived = self._bring_right(_plan_requests(missing))  # 4, 5
+        return _add_digests(manifest, arrived)  # 6
+
+    def _link(self, extended: Mapping[str, str], part: str) -> bool:
+        """Tell whether a file was linked to where it is to lie."""
+        self._job.beat()
+        with suppress(OSError):  # a disk without links: it is copied, or comes
+            os.link(extended[part], _local_path(self._root, part))
+            return True
+        return False
+
+    def _copy(self, sources: Mapping[str, tuple[str, int]], piece: _Piece) -> None:
+        path, position = sources[piece.sha256 or ""]
+        with suppress(OSError), _open_plain_file(path) as source:  # it may have gone
+            source.seek(position)
+            with self._open(piece) as target:
+                _copy_bytes(source, target, piece.size, self._job.beat)
+
+    def _bring_right(self, requests: list[list[_Piece]]) -> list[_Arrival]:
+        came = self._job.run(self._bring_request, requests)
+        arrived = [one for some in came for one in some]
+        wrong = [[one.piece] for one in arrived if not one.is_right]
+        if wrong:
+            text = "%d pieces came wrong, of %r first: downloading them once more"
+            _logger().warning(text, len(wrong), wrong[0][0].object_name)
+            for (one,) in self._job.run(self._bring_request, wrong):
+                if not one.is_right:
+                    raise one.make_error()
+                arrived.append(one)
+        return arrived
+
+    def _bring_request(self, pieces: list[_Piece]) -> list[_Arrival]:
+        first, last = pieces[0], pieces[-1]
+        if first.begin == last.end:  # there is nothing to ask for
+            return [self._write(piece, iter(())) for piece in pieces]
+        # to the end of an object without a length, so that one byte too many shows
+        length = None if last.is_object_end else last.end - first.begin
+        place = (first.object_name, first.begin, length, first.etag)
+        arrived: list[_Arrival] = []
+        try:
+            with closing(self._driver.iterate_bytes(*place)) as chunks:
+                stream, at = _Stream(chunks), first.begin
+                for piece in pieces:
+                    for _ in stream.take(piece.begin - at):
+                        pass  # a header of a pack
+                    arrived.append(self._write(piece, stream.take(piece.size)))
+                    at = piece.end
+                if length is None and any(stream.take(1)):
+                    arrived[-1] = arrived[-1]._replace(size=last.size + 1)
+        except (AssetIntegrityError, FileExistsError):  # as if nothing had come
+            lost = pieces[len(arrived) :] or [arrived.pop().piece]
+            arrived += [_Arrival(piece, 0, "no digest") for piece in lost]
+        return arrived
+
+    def _write(self, piece: _Piece, chunks: Iterator[memoryview]) -> _Arrival:
+        """Write a piece to its place, hashing it on its way."""
+        import hashlib
+
+        path = _local_path(self._root, piece.file.path)
+        digest, size = hashlib.sha256(), 0
+        with _writing(path):
+            target = self._open(piece)
+        with target:
+            for data in chunks:
+                with _writing(path):
+                    _write_all(target, data)
+                digest.update(data)
+                size += len(data)
+                self._job.advance(len(data))
+            if piece.is_file_end:
+                target.truncate()  # whatever else had got there
+        arrival = _Arrival(piece, size, digest.hexdigest())
+        self._job.advance(0, files=int(arrival.is_right and piece.is_file_end))
+        return arrival
+
+    def _open(self, piece: _Piece) -> IO[bytes]:
+        # other pieces of the file may be there already; no link is followed
+        flags = os.O_WRONLY | os.O_CREAT | getattr(os, "O_BINARY", 0)
+        flags |= getattr(os, "O_NOFOLLOW", 0)
+        mode = 0o777 if piece.file.executable else 0o666
+        descriptor = os.open(_local_path(self._root, piece.file.path), flags, mode)
+        file = os.fdopen(descriptor, "wb", buffering=0)
+        file.seek(piece.position)
+        return file
 
 
-def _stamp(status: os.stat_result) -> tuple[int, ...]:
-    """Return what changes when a file does; its size comes first."""
-    return status.st_size, status.st_ino, status.st_mtime_ns, status.st_ctime_ns
+def _add_digests(manifest: Manifest, arrived: Iterable[_Arrival]) -> Manifest:
+    """Return the manifest with the digests of pieces that came, where it lacks them."""
+    came: dict[str, dict[int, str]] = {}
+    for one in arrived:
+        if one.piece.sha256 is None:
+            came.setdefault(one.piece.file.path, {})[one.piece.position] = one.sha256
+    files = []
+    for file in manifest.files:
+        digests = "".join(came[file.path][at] for at in sorted(came.get(file.path, ())))
+        if len(digests) > 64:
+            file = file._replace(chunks=digests)
+        files.append(file._replace(sha256=digests) if len(digests) == 64 else file)
+    return manifest._with_files(files, manifest.empty_directories) if came else manifest
 
 
-def _is_same(path: str, stamp: tuple[int, ...]) -> bool:
-    """Tell whether a file or folder is there, and has not changed."""
-    with suppress(FileNotFoundError, NotADirectoryError):
-        return _stamp(os.stat(path)) == stamp
-    return False
+def _lay_out(root: str, manifest: Manifest, job: _Job) -> set[str]:
+    """Make a version's folders, and return the parts of which something is there.
+
+    What was left there must be ours to write to: plain files of one name, no longer
+    than they should be. All else is cleared away.
+    """
+    sizes = {file.path: file.size or 0 for file in manifest.files}
+    folders, left = {""} if manifest.is_directory else set[str](), set[str]()
+    for path in (*sizes, *(f"{one}/" for one in manifest.empty_directories)):
+        while path := path.rpartition("/")[0]:
+            folders.add(path)
+    with _writing(root):
+        for part, status in list(_walk_entries(root)):
+            job.beat()
+            path = _local_path(root, part)
+            is_ours = os.name == "nt" or status.st_uid == os.geteuid()
+            is_plain = stat.S_ISREG(status.st_mode) and status.st_nlink == 1
+            if part in sizes and is_plain and is_ours:
+                left.add(part)
+                if status.st_size > sizes[part]:
+                    os.truncate(path, sizes[part])
+            elif not stat.S_ISDIR(status.st_mode):
+                os.unlink(path)
+            elif part not in folders:
+                _remove_tree(path)
+        for folder in sorted(folders):
+            os.makedirs(_local_path(root, folder), exist_ok=True)
+    return left
 
 
-def _check_unchanged(path: str, stamp: tuple[int, ...]) -> None:
-    if not _is_same(path, stamp):
-        raise SourceChangedError(path)
+def _walk_entries(root: str) -> Iterator[tuple[str, os.stat_result]]:
+    """Yield (part, status) of all that lies below a path and at it, not through links.
+
+    What lies in a folder comes before it.
+    """
+    is_folder = os.path.isdir(root) and not os.path.islink(root)
+    for folder, folders, files in os.walk(root, topdown=False) if is_folder else ():
+        below = os.path.relpath(folder, root).replace(os.sep, "/")
+        for name in (*folders, *files):
+            part = name if below == "." else f"{below}/{name}"
+            yield part, os.lstat(os.path.join(folder, name))
+    with suppress(FileNotFoundError):
+        yield "", os.lstat(root)
+
+
+def _remove_tree(path: str) -> None:
+    import shutil
+
+    shutil.rmtree(path, ignore_errors=True)  # what stays is reclaimed another time
+
+
+def _find_right(
+    pieces: Iterable[_Piece], root: str, within: str, job: _Job
+) -> list[_Piece]:
+    """Return the pieces that lie below root with the right bytes, by their digests.
+
+    No link is followed that leads out of the folder `within`.
+    """
+
+    def check(piece: _Piece) -> bool:
+        path = _local_path(root, piece.file.path)
+        with suppress(OSError), _open_plain_file(path) as file:
+            status = os.fstat(file.fileno())
+            right = status.st_size == piece.file.size or not piece.is_file_end
+            right &= not piece.file.executable or bool(status.st_mode & stat.S_IXUSR)
+            if right and _is_inside(path, within):
+                chunks = _iterate_file(file, piece.position, piece.size)
+                right = piece.sha256 == _hash(chunks, job.advance)
+                job.advance(0, files=int(right and piece.is_file_end))
+                return right
+        return False
+
+    pieces = list(pieces)
+    return [piece for piece, right in zip(pieces, job.run(check, pieces)) if right]
+
+
+def _hash(chunks: Iterable[Buffer], advance: Advance) -> str:
+    """Return the SHA-256 of bytes in hexadecimal."""
+    import hashlib
+
+    digest = hashlib.sha256()
+    for data in chunks:
+        digest.update(data)
+        advance(len(data))
+    return digest.hexdigest()
+
+
+def _check_free_space(path: str, needed: int) -> None:
+    import shutil
+
+    free = shutil.disk_usage(os.path.dirname(path)).free
+    if needed > free:
+        raise AssetsDirError(path, f"{needed} bytes are needed, {free} are free")
 
 
 # ------------------------------------------------------------------- the store
+#
+# Below `PREFIX/`, as modelkit 0.1.3 lays it out:
+#
+#   NAME/VERSION         a file asset's bytes, or a packed asset's tar
+#   NAME/VERSION/PART    one file of a directory asset
+#   NAME/VERSION.meta    the manifest
+#   NAME.versions        {"versions": [...]}, the latest first: all that ever changes
 
 
-class StorageProvider:
-    """The remote store: publishes versions, and reads what is published.
+class _StoreReader:
+    """The reading half of `StorageProvider`, which says what its arguments are."""
 
-    An argument beats its environment variable, which beats the default: timeout_s
-    (seconds), prefix, force_download, provider (`s3`, `gcs`, `az`, `local`, or a driver
-    file's name), and the driver's own settings, `bucket` among them. client is a ready
-    SDK client for the driver. on_progress is called with a `Progress` whenever bytes
-    move, from the threads that move them, one at a time; it is not pickled.
-
-    - any number of publishers at once, and a crash at any point, lose and tear nothing
-    - nothing in the store is ever deleted or replaced, but the list of versions
-    """
+    _conditions_proved = False
 
     def __init__(
         self,
@@ -2235,25 +2373,26 @@ class StorageProvider:
         provider: str | None = None,
         client: Any = None,
         on_progress: OnProgress | None = None,
+        versioning: Versioning = None,
         **driver_settings: Any,
     ) -> None:
-        self.on_progress = on_progress
-        self.provider = _setting(provider, "MODELKIT_STORAGE_PROVIDER")
-        self._conditions_proved = False
-        if not self.provider:
+        settings = _Settings.resolve(
+            storage_timeout_s=timeout_s,
+            storage_prefix=prefix,
+            storage_force_download=force_download,
+            storage_provider=provider,
+            storage_bucket=driver_settings.pop("bucket", None),
+            assets_versioning_system=versioning,
+            lazy_driver=driver_settings.pop("lazy_driver", None),
+        )
+        if not settings.storage_provider:
             raise NoConfiguredProviderError()
-        self.timeout = _number(timeout_s, "MODELKIT_STORAGE_TIMEOUT_S")
-        variable = "MODELKIT_STORAGE_FORCE_DOWNLOAD"
-        self.force_download = _boolean(force_download, variable)
-        prefix = cast(str, _setting(prefix, "MODELKIT_STORAGE_PREFIX"))
-        self.prefix = prefix.strip("/")
-        if not is_contained(self.prefix):
-            reason = f"must be a path below the bucket, not {prefix!r}"
-            raise ConfigurationError(f"MODELKIT_STORAGE_PREFIX {reason}")
-        _boolean(driver_settings.pop("lazy_driver", None), "MODELKIT_LAZY_DRIVER")
-        bucket = driver_settings.pop("bucket", None)
-        bucket = _setting(bucket, "MODELKIT_STORAGE_BUCKET")
-        make_driver = cast(Any, load_driver(self.provider))
+        self.on_progress, self.provider = on_progress, settings.storage_provider
+        self.timeout, self.prefix = settings.storage_timeout_s, settings.storage_prefix
+        self.force_download = settings.storage_force_download
+        self.versioning = settings.assets_versioning_system
+        make_driver: Any = _load_driver(self.provider)
+        bucket = settings.storage_bucket
         if not bucket:
             raise ConfigurationError("MODELKIT_STORAGE_BUCKET is not set")
         try:
@@ -2262,9 +2401,7 @@ class StorageProvider:
             if isinstance(error, ModelkitAssetsError):
                 raise
             raise ConfigurationError(str(error)) from error
-        self.workers = _whole_number("MODELKIT_STORAGE_WORKERS")
-        if find_setting("MODELKIT_STORAGE_WORKERS")[1] == "default":
-            self.workers = getattr(self.driver, "workers", self.workers)
+        self.workers = settings.storage_workers or self.driver.workers
 
     def get_object_name(self, name: str, version: str) -> str:
         """Return a file asset's object, or what a directory's objects lie below."""
@@ -2286,417 +2423,163 @@ class StorageProvider:
 
         ObjectDoesNotExistError where the store has no such asset.
         """
-        return cast("list[str]", self._read_versions(name)[0]["versions"])
+        versions: list[str] = self._read_versions(name)[0]["versions"]
+        return versions
 
     def get_asset_meta(self, name: str, version: str) -> dict[str, Any]:
         """Return a version's manifest as JSON holds it, `push_date` as a datetime."""
-        return self.read_manifest(name, version).describe()
-
-    def read_manifest(self, name: str, version: str) -> Manifest:
-        """Return a version's manifest; ObjectDoesNotExistError where there is none."""
-        object_name = self.get_meta_object_name(name, version)
-        return Manifest.from_json(self._read(object_name)[0], object_name)
-
-    def read_manifests(self, pairs: Iterable[tuple[str, str]]) -> list[Manifest | None]:
-        """Return the manifests of names and versions; None where one cannot be read."""
-
-        def read(pair: tuple[str, str]) -> Manifest | None:
-            with suppress(ObjectDoesNotExistError, AssetIntegrityError):
-                return self.read_manifest(*pair)
-            return None
-
-        return self._transfer().run(read, pairs)
+        return self._read_manifest(name, version).describe()
 
     def iterate_assets(self) -> Iterator[tuple[str, list[str]]]:
         """Yield each asset's name and its versions, in order of the names."""
-        names = self.retry(
-            self.prefix,
-            lambda: find_asset_names(
-                self.driver.iterate_objects(self.prefix), self.prefix
-            ),
-        )
-        yield from zip(names, self._transfer().run(self.get_versions_info, names))
-
-    def new(
-        self,
-        asset_path: StrPath,
-        name: str,
-        version: str | None = None,
-        dry_run: bool = False,
-        *,
-        pack: bool = False,
-    ) -> str:
-        """Publish a file or folder as a new asset, and return its version.
-
-        AssetAlreadyExistsError where the asset has a version. dry_run writes nothing.
-        pack makes one object of a folder, a tar, which modelkit 0.1.3 cannot read.
-        """
-        check_new_name(name)
-        spec = AssetSpec(name, version=version)
-        if self._list_versions(name):
-            raise AssetAlreadyExistsError(name)
-        version = self._push(asset_path, spec, [], False, dry_run, pack)
-        if not dry_run:
-            self._commit(spec, version, is_new=True)
-        return version
-
-    def update(
-        self,
-        asset_path: StrPath,
-        name: str,
-        version: str | None = None,
-        *,
-        bump_major: bool = False,
-        dry_run: bool = False,
-        pack: bool = False,
-    ) -> str:
-        """Publish a file or folder as an asset's next version, and return that.
-
-        version may be complete, or name the major to count up. AssetDoesNotExistError
-        where the asset is not there yet. dry_run writes nothing. pack: as of `new`.
-        """
-        spec = AssetSpec(name, version=version)
-        listed = self._list_versions(name)
-        if listed is None:
-            raise AssetDoesNotExistError(name, hint="publish it first with `new`")
-        version = self._push(asset_path, spec, listed, bump_major, dry_run, pack)
-        if not dry_run:
-            self._commit(spec, version, is_new=False)
-        return version
-
-    def push(
-        self,
-        asset_path: StrPath,
-        name: str,
-        version: str,
-        dry_run: bool = False,
-        *,
-        pack: bool = False,
-    ) -> None:
-        """Upload a version without listing it, so that only a pinned spec finds it."""
-        spec = AssetSpec(name, version=version)
-        if not spec.is_version_complete():
-            raise InvalidVersionError(version, "a push takes a complete version")
-        listed = self._list_versions(name) or []
-        self._push(asset_path, spec, listed, False, dry_run, pack)
+        objects = self._connect().iterate_objects(self.prefix)
+        names = _find_asset_names((one[0] for one in objects), self.prefix)
+        yield from zip(names, self._start_job().run(self.get_versions_info, names))
 
     def download(self, name: str, version: str, destination: StrPath) -> dict[str, Any]:
         """Download a version to destination/NAME/VERSION; return its `path` and `meta`.
 
         What is there before is replaced, once all is complete and has its digests.
         """
-        manifest = self.read_manifest(name, version)
-        path = local_path(os.fspath(destination), f"{name}/{version}")
-        staging = os.path.join(os.path.dirname(path), f"{_OWN}.{_token()}")
+        manifest = self._read_manifest(name, version)
+        path = _local_path(os.fspath(destination), f"{name}/{version}")
+        staging = os.path.join(os.path.dirname(path), f"{_OWN}.{_make_token()}")
         os.makedirs(staging)
         try:
             data = os.path.join(staging, "data")
-            manifest = self.download_files(name, version, manifest, data)
-            swap_in(data, path, os.path.join(staging, "old"))
+            with self._start_job() as job:
+                manifest = self._bring_version(name, version, manifest, data, job)
+            _swap_in(data, path, os.path.join(staging, "old"))
         finally:
             _remove_tree(staging)
         return {"path": path, "meta": manifest.describe()}
 
-    def download_files(
-        self,
-        name: str,
-        version: str,
-        manifest: Manifest,
-        root: str,
-        beat: Advance = lambda size: None,
-        copies: dict[str, str] | None = None,
-    ) -> Manifest:
-        """Download a version's files below root, but those that are right already.
-
-        copies: paths of files that are at hand, by SHA-256, which are copied instead.
-        Returns the manifest with the sizes and digests of the files as they are now.
-        """
-        object_name = self.get_object_name(name, version)
-        transfer = self._transfer(beat)
-        download = _Download(transfer, root)
-        files = {file.path: file for file in manifest.files}
-        transfer.begin("downloading", f"{name}:{version}", manifest.files)
-        ended = [one for one in manifest.files if not download.get_begun(one)]
-        for file in transfer.find_right(ended, root):
-            del files[file.path]
-        if manifest.is_directory:
-            folders = {part.rpartition("/")[0] for part in files}
-            for part in ("", *folders, *manifest.empty_directories):
-                os.makedirs(local_path(root, part), exist_ok=True)
-        begun = sum(len(download.get_begun(file)) for file in files.values()) * _PART
-        needed = sum(file.size or 0 for file in files.values())
-        _check_free_space(root, needed - begun)
-        transfer.advance(begun)
-        for file in transfer.copy(list(files.values()), copies or {}, root):
-            del files[file.path]
-        files.update(download.fetch(object_name, manifest, list(files.values())))
-        return manifest.with_files([files.get(one.path, one) for one in manifest.files])
-
-    def download_objects(self, name: str, folder: str) -> str:
-        """Download an object, or all below a prefix, to a folder; return its path.
-
-        They need not belong to an asset. InvalidSourceError where there are none, or
-        one has a name that no file can have.
-        """
-        transfer, uri = self._transfer(), self.driver.get_object_uri(name)
-        prefix, root = name.rstrip("/"), os.path.join(folder, "data")
-        parts = [""]
-        try:
-            # an SDK would make another address of one with `..`
-            _check_paths([prefix] if prefix else [], [])
-            if name != prefix or not prefix or self._get_size(name) is None:
-                iterate, start = self.driver.iterate_objects, len(prefix) + bool(prefix)
-                below = transfer.retry(uri, lambda: list(iterate(prefix)))
-                # what ends with / stands for a folder in some tools
-                parts = [one[start:] for one in below if not one.endswith("/")]
-                _require(bool(parts), "there is no such object, and none below it")
-                _check_paths(parts, [])
-        except ValueError as error:
-            if isinstance(error, ModelkitAssetsError):
-                raise
-            raise InvalidSourceError(uri, error) from error
-
-        for part in parts:
-            os.makedirs(os.path.dirname(local_path(root, part)), exist_ok=True)
-        files = tuple(map(ManifestFile, parts))
-        transfer.begin("downloading", uri, files)
-        _Download(transfer, root).fetch(prefix, Manifest(True, files, (), {}), files)
-        return root
-
-    def is_right(self, manifest: Manifest, root: str, beat: Advance) -> bool:
-        """Tell whether root is just what a version holds, by its files' digests."""
-        try:
-            found = dict(_walk_source(root)).keys()
-        except (OSError, InvalidSourceError):
-            return False
-        expected = {one.path for one in manifest.files} | {*manifest.empty_directories}
-        transfer = self._transfer(beat)
-        transfer.begin("checking", root, manifest.files)
-        right = transfer.find_right(manifest.files, root)
-        return found == expected and right == list(manifest.files)
+    def __repr__(self) -> str:
+        where = self.driver.get_object_uri(self.prefix)
+        return f"<{type(self).__name__} {self.provider} {where!r}>"
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "on_progress": None}
 
-    def _transfer(self, beat: Advance = lambda size: None) -> _Transfer:
-        workers, on_progress = self.workers, self.on_progress
-        return _Transfer(self.driver, self.timeout, workers, on_progress, beat)
+    def _start_job(self, *listeners: OnProgress | None) -> _Job:
+        return _Job(self.workers, self.on_progress, *listeners)
 
-    def retry(self, object_name: str, attempt: Callable[[], T]) -> T:
-        """Return attempt(), repeated after transient failures, with our own errors."""
-        return self._transfer().retry(object_name, attempt)
-
-    def _read(self, object_name: str) -> tuple[bytes, str]:
-        try:
-            return self.retry(object_name, lambda: self.driver.read_object(object_name))
-        except StorageDriverError as error:
-            if getattr(error.__cause__, "errno", None) != errno.EFBIG:
-                raise
-            raise AssetIntegrityError(object_name, _READABLE, "more") from error
-
-    def _write(self, data: bytes, object_name: str, if_match: str) -> str:
-        write = self.driver.write_object
-        return self.retry(
-            object_name, lambda: write(data, object_name, if_match=if_match)
-        )
+    def _connect(self, job: _Job | None = None) -> _RetryingDriver:
+        """Return the driver, wrapped once; it stops with the job, if there is one."""
+        wait = job.wait if job else time.sleep
+        return _RetryingDriver(self.driver, self.timeout, wait)
 
     def _read_versions(self, name: str) -> tuple[dict[str, Any], str]:
         """Return an asset's `.versions` object and its etag."""
         object_name = self.get_versions_object_name(name)
-        data, etag = self._read(object_name)
-        return _read_versions(data, object_name), etag
+        data, etag = self._connect().read_object(object_name)
+        return _parse_versions(data, object_name), etag
 
-    def _list_versions(self, name: str) -> list[str] | None:
+    def _find_versions(self, name: str) -> list[str] | None:
         """Return an asset's published versions; None where there is no such asset."""
         with suppress(ObjectDoesNotExistError):
             return self.get_versions_info(name)
         return None
 
-    def _push(
+    def _read_manifest(self, name: str, version: str) -> Manifest:
+        """Return a version's manifest; ObjectDoesNotExistError where there is none."""
+        object_name = self.get_meta_object_name(name, version)
+        data, _ = self._connect().read_object(object_name)
+        return Manifest.from_json(data, object_name)
+
+    def _read_manifests(
+        self, pairs: Iterable[tuple[str, str]]
+    ) -> list[Manifest | None]:
+        """Return the manifests of names and versions; None where one cannot be read."""
+
+        def read(pair: tuple[str, str]) -> Manifest | None:
+            with suppress(ObjectDoesNotExistError, AssetIntegrityError):
+                return self._read_manifest(*pair)
+            return None
+
+        return self._start_job().run(read, pairs)
+
+    def _bring_version(
         self,
-        asset_path: StrPath,
-        spec: AssetSpec,
-        listed: list[str],
-        bump_major: bool,
-        dry_run: bool,
-        pack: bool,
-    ) -> str:
-        """Claim a version and upload its data; return the version."""
-        choose_next_version(spec, listed, bump_major)  # wrong? then before the hashing
-        source = _read_source(os.fspath(asset_path), self._transfer(), pack)
-        if not pack and len(source.manifest.files) > _MANY_FILES:
-            text = "%d files take a request each: --pack makes one object of them"
-            _logger().warning(text, len(source.manifest.files))
-        taken, state = set(listed), "taken"
-        while state == "taken":
-            version = choose_next_version(spec, sorted(taken), bump_major)
-            if version not in taken:
-                state = self._claim(spec.name, version, source.manifest, dry_run)
-            if state == "taken" and spec.is_version_complete():
-                late = "it is not listed, so its publication goes on or was interrupted"
-                hint = {} if version in listed else {"hint": late}
-                raise AssetAlreadyExistsError(spec.name, version, **hint)
-            if state == "taken":
-                taken |= {version, *(self._list_versions(spec.name) or ())}
-        if not dry_run:
-            self._upload(source, spec.name, version, state == "begun", listed)
-        return version
+        name: str,
+        version: str,
+        manifest: Manifest,
+        root: str,
+        job: _Job,
+        extended: Mapping[str, str] | None = None,
+        sources: Mapping[str, tuple[str, int]] | None = None,
+    ) -> Manifest:
+        """Fill a folder with a version's files; return the manifest with all digests.
 
-    def _claim(self, name: str, version: str, manifest: Manifest, dry_run: bool) -> str:
-        """Make a version ours by creating its manifest, which one publisher alone can.
-
-        Returns `free` where it was and now is ours, `begun` where an interrupted push
-        of the same content made it ours before, else `taken`.
+        extended, sources: see `_Download`.
         """
-        state = self._look_up(name, version, manifest)
-        if state == "free" and not dry_run:
-            object_name = self.get_meta_object_name(name, version)
-            try:
-                self._write(manifest.to_json(), object_name, if_match="")
-            except FileExistsError:
-                # another publisher's, or our own, whose answer was lost on the way
-                state = self._look_up(name, version, manifest)
-                return "taken" if state == "free" else state
-            self._prove_conditions(manifest, object_name)
-        return state
+        object_name, driver = self.get_object_name(name, version), self._connect(job)
+        manifest, etags = self._complete_sizes(object_name, manifest, driver)
+        job.begin("downloading", f"{name}:{version}", manifest.files)
+        pieces = _plan_pieces(object_name, manifest, etags)
+        download = _Download(root, job, driver)
+        return download.bring(pieces, manifest, extended or {}, sources or {})
 
-    def _prove_conditions(self, manifest: Manifest, object_name: str) -> None:
-        """Warn, once, of a store that lets a second create-if-absent through.
+    def _complete_sizes(
+        self, object_name: str, manifest: Manifest, driver: _RetryingDriver
+    ) -> tuple[Manifest, dict[str, str]]:
+        """Return the manifest with the sizes that modelkit's lacks, and etags by path.
 
-        The bytes are the same as those of our claim, so nothing is lost either way.
+        They are the store's, and an object that changes meanwhile is noticed.
         """
-        if self._conditions_proved:
-            return
-        with suppress(FileExistsError):
-            self._write(manifest.to_json(), object_name, if_match="")
-            text = "the store ignores conditional writes: of concurrent publishers of "
-            text += "one asset one may be lost, so publish from one place at a time"
-            _logger().warning(text)
-        self._conditions_proved = True
-
-    def _look_up(self, name: str, version: str, manifest: Manifest) -> str:
-        try:
-            claimed = self.read_manifest(name, version)
-        except ObjectDoesNotExistError:
-            return "taken" if self._has_data(name, version) else "free"
-        except AssetIntegrityError:
-            return "taken"
-        same = manifest.has_same_content(claimed)
-        listed = same and version in (self._list_versions(name) or ())
-        return "begun" if same and not listed else "taken"
-
-    def _has_data(self, name: str, version: str) -> bool:
-        """Tell whether somebody uploads it without a claim, as modelkit does."""
-        object_name = self.get_object_name(name, version)
-        return self._get_size(object_name) is not None or self.retry(
-            object_name, lambda: any(self.driver.iterate_objects(object_name))
-        )
-
-    def _get_size(self, object_name: str) -> int | None:
-        with suppress(ObjectDoesNotExistError):
-            stat_object = self.driver.stat_object
-            return self.retry(object_name, lambda: stat_object(object_name))[0]
-        return None
-
-    def _upload(
-        self, source: _Source, name: str, version: str, begun: bool, listed: list[str]
-    ) -> None:
-        transfer, files = source.transfer, source.manifest.files
-        object_name = self.get_object_name(name, version)
-        earlier = self._find_objects(name, listed[0]) if listed else {}
-
-        def upload(file: ManifestFile) -> None:
-            path, stamp = source.find(file)
-            target = _join(object_name, file.path)
-            if not (begun and transfer.is_in_store(target, file)):
-                _check_unchanged(path, stamp)
-                try:
-                    copied = earlier.get(file.sha256)
-                    if copied and transfer.copy_object(copied, target):
-                        transfer.advance(stamp[0])
-                    else:
-                        transfer.upload(path, target)
-                finally:
-                    _check_unchanged(path, stamp)
-            transfer.advance(0, files=1)
-
-        if source.manifest.is_packed:
-            transfer.begin("packing", f"{name}:{version}", files)
-            self._upload_pack(source, object_name, begun)
+        if manifest.size is not None:
+            return manifest, {}
+        if manifest.is_directory:
+            objects = driver.iterate_objects(object_name)
+            found = {name: (size, etag) for name, size, etag in objects}
         else:
-            transfer.begin("uploading", f"{name}:{version}", files)
-            transfer.run(upload, files)
-        with suppress(OSError):  # where it is gone
-            if dict(_walk_source(source.top)) == source.stamps:
-                return
-        raise SourceChangedError(source.top)
+            found = {object_name: driver.stat_object(object_name)}
+        files, etags = [], {}
+        for file in manifest.files:
+            name = _join_path(object_name, file.path)
+            if name not in found:
+                raise ObjectDoesNotExistError(self.driver, self.driver.bucket, name)
+            size, etags[file.path] = found[name]
+            files.append(file._replace(size=size))
+        return manifest._with_files(files, manifest.empty_directories), etags
 
-    def _upload_pack(self, source: _Source, object_name: str, begun: bool) -> None:
-        import tempfile
+    def _download_objects(self, name: str, folder: str) -> str:
+        """Download an object, or all below a prefix, to a folder; return its path.
 
-        transfer = source.transfer
-        with tempfile.TemporaryDirectory() as folder:
-            path = os.path.join(folder, "pack.tar")
-            try:
-                pack = _write_pack(source, path)
-            except OSError as error:
-                if _is_final(error):
-                    raise
-                for file in source.manifest.files:
-                    _check_unchanged(*source.find(file))
-                reason = f"no pack can be made in {folder!r}: {error.strerror}"
-                raise InvalidSourceError(source.top, reason) from error
-            transfer.begin("uploading", object_name, [pack])
-            if not (begun and transfer.is_in_store(object_name, pack)):
-                transfer.run(lambda name: transfer.upload(path, name), [object_name])
-            transfer.advance(0, files=1)
-
-    def _find_objects(self, name: str, version: str) -> dict[str | None, str]:
-        """Return a version's objects by SHA-256, where the store can copy objects."""
-        if not hasattr(self.driver, "copy_object"):
-            return {}
+        They need not belong to an asset. InvalidSourceError where there are none, or
+        one has a name that no file can have.
+        """
+        uri, prefix = self.driver.get_object_uri(name), name.rstrip("/")
+        driver, root = self._connect(), os.path.join(folder, "data")
         try:
-            manifest = self.read_manifest(name, version)
-        except (ObjectDoesNotExistError, AssetIntegrityError):
-            return {}
-        files = () if manifest.is_packed else manifest.files
-        object_name = self.get_object_name(name, version)
-        return {file.sha256: _join(object_name, file.path) for file in files}
+            # an SDK would make another address of one with `..`
+            _check_paths([prefix] if prefix else [], [])
+            objects = []
+            if name == prefix and prefix:
+                with suppress(ObjectDoesNotExistError):
+                    objects = [(name, *driver.stat_object(name))]
+            # what ends with / stands for a folder in some tools
+            listed = [] if objects else driver.iterate_objects(prefix)
+            objects += [one for one in listed if not one[0].endswith("/")]
+            start = len(prefix) + bool(prefix)
+            parts = {one[0][start:]: one for one in objects}
+            _require(bool(parts), "there is no such object, and none below it")
+            _check_paths([part for part in parts if part], [])
+        except ValueError as error:
+            if isinstance(error, ModelkitAssetsError):
+                raise
+            raise InvalidSourceError(uri, error) from error
 
-    def _commit(self, spec: AssetSpec, version: str, is_new: bool) -> None:
-        """List a version, keeping whatever others list at the same time."""
-        object_name = self.get_versions_object_name(spec.name)
-        deadline = time.monotonic() + self.timeout
-        while True:
-            document: dict[str, Any] = {"versions": []}
-            etag = ""
-            try:
-                document, etag = self._read_versions(spec.name)
-            except ObjectDoesNotExistError:
-                if not is_new:
-                    raise  # it was there: to create it would lose what it lists
-            listed = document["versions"]
-            if version in listed:
-                return  # by us, the answer lost, or by one that completed our push
-            if is_new and listed:
-                raise AssetAlreadyExistsError(spec.name)
-            system = spec.versioning_among([version])
-            document["versions"] = system.sort_versions([version, *listed])
-            try:
-                self._write(json.dumps(document).encode(), object_name, if_match=etag)
-                return
-            except FileExistsError as error:  # another publisher was faster
-                if time.monotonic() > deadline:
-                    late = StorageUnavailableError(object_name, self.timeout, error)
-                    raise late from error
-                time.sleep(0.05 * _random())
+        files = tuple(ManifestFile(part, parts[part][1]) for part in parts)
+        manifest = Manifest("" not in parts, files, (), {})
+        pieces = _plan_pieces(prefix, manifest, {one: parts[one][2] for one in parts})
+        with self._start_job() as job:
+            job.begin("downloading", uri, files)
+            _Download(root, job, self._connect(job)).bring(pieces, manifest, {}, {})
+        return root
 
 
-def _join(object_name: str, part: str) -> str:
-    return "/".join(filter(None, (object_name, part)))
-
-
-def find_asset_names(object_names: Iterable[str], prefix: str) -> list[str]:
+def _find_asset_names(object_names: Iterable[str], prefix: str) -> list[str]:
     """Return the assets among a store's objects: those that a `.versions` object lists.
 
     A file called `x.versions` in a directory asset is none: it lies below a version.
@@ -2717,24 +2600,16 @@ def find_asset_names(object_names: Iterable[str], prefix: str) -> list[str]:
     return sorted(filter(is_asset, candidates))
 
 
-def _check_free_space(path: str, needed: int) -> None:
-    import shutil
-
-    free = shutil.disk_usage(os.path.dirname(path)).free
-    if needed > free:
-        raise AssetsDirError(path, f"{needed} bytes are needed, {free} are free")
+_MAX_SWAPS = 16
+_RACES = {errno.ENOENT, errno.EEXIST, errno.ENOTEMPTY, errno.EISDIR, errno.ENOTDIR}
+if os.name == "nt":  # where what somebody has open cannot be renamed
+    _RACES.add(errno.EACCES)
 
 
-def _remove_tree(path: str) -> None:
-    import shutil
-
-    shutil.rmtree(path, ignore_errors=True)  # what stays is reclaimed another time
-
-
-def swap_in(new: str, path: str, aside: str) -> None:
+def _swap_in(new: str, path: str, aside: str) -> str | None:
     """Rename new to path; where a folder is in the way, first rename that to aside.
 
-    Where that fails, what was there before is put back.
+    Returns where what was in the way is now. Where that fails, it is put back.
     """
     for attempt in range(_MAX_SWAPS):
         old = f"{aside}{attempt}"
@@ -2742,20 +2617,553 @@ def swap_in(new: str, path: str, aside: str) -> None:
             if os.path.isdir(path) or os.path.isdir(new) and os.path.lexists(path):
                 os.rename(path, old)
             os.replace(new, path)
-            return
-        except OSError:
+            return old if os.path.lexists(old) else None
+        except OSError as error:
             # another process, without our lock, put its copy there or took it away
-            if attempt + 1 < _MAX_SWAPS and os.path.lexists(new):
+            is_race = error.errno in _RACES and attempt + 1 < _MAX_SWAPS
+            if is_race and os.path.lexists(new):
                 continue
             if os.path.lexists(old) and not os.path.lexists(path):
                 os.rename(old, path)
             raise
+    return None
+
+
+# ------------------------------------------------------------------- publishing
+#
+# Publishing holds no lock in the store. It is safe with any number of writers, and a
+# crash at any point, by five steps in this order:
+#
+#   1. Read the source once: what there is, and its digests. A pack is written here,
+#      and from then on it is one file to upload.
+#   2. Claim a version: create its manifest if absent, which one publisher alone can. A
+#      manifest of the same content in a version that is not listed is an interrupted
+#      push, which this one completes.
+#   3. Upload the data, each object only if absent: another push of the same content
+#      may be at work in the same version, or have listed it. What is there is right
+#      if its size is, as uploads are whole or absent; else it is replaced by its etag,
+#      in a version that is not listed.
+#   4. Walk the source again: where anything changed since step 1, the push stops here.
+#   5. Commit: add the version to `.versions` by compare-and-swap. Readers see it now.
+#
+# A crash before step 5 leaves nothing visible, and the same command completes it.
+
+_MANY_FILES = 50  # more than these are worth a pack
+
+
+class _Source:
+    """What is being published, and what it was when it was read.
+
+    files    with sizes; their digests come with `hash` or `pack`
+    uploads  what is to be uploaded, and where it lies
+    """
+
+    def __init__(self, top: str, job: _Job) -> None:
+        self.top, self._job = top, job
+        self._entries = dict(_walk_source(top))
+        found = self._entries.items()
+        self.empty = [part for part, stamp in found if not stamp]
+        self.files = [ManifestFile(part, stamp[0]) for part, stamp in found if stamp]
+        self.is_directory = "" not in self._entries
+        self.uploads: list[tuple[ManifestFile, str]] = []
+        if not self.files:
+            raise InvalidSourceError(top, "it holds no files")
+
+    def hash(self) -> None:
+        """Find the files' digests, several files and chunks at a time."""
+        self._job.begin("hashing", self.top, self.files)
+        manifest = Manifest(True, tuple(self.files), (), {})
+        chunks = _plan_pieces("", manifest)
+        sizes = ((file, file.size or 0) for file in self.files)
+        large = [_Piece("", 0, *(file, 0, n), None) for file, n in sizes if n > _CHUNK]
+        digests = self._job.run(self._hash_piece, [*large, *chunks])
+        whole = {one.file.path: digest for one, digest in zip(large, digests)}
+        arrived = map(
+            _Arrival, chunks, (one.size for one in chunks), digests[len(large) :]
+        )
+        for index, file in enumerate(_add_digests(manifest, arrived).files):
+            sha256, path = whole.get(file.path, file.sha256), self._find(file)
+            executable = bool(os.stat(path).st_mode & stat.S_IXUSR)
+            self.files[index] = file._replace(sha256=sha256, executable=executable)
+        self.uploads = [(file, self._find(file)) for file in self.files]
+
+    def _hash_piece(self, piece: _Piece) -> str:
+        # a large file is hashed as a whole too, and its bytes are counted once
+        is_counted = piece.size == piece.file.size
+        count = self._job.advance if is_counted else self._job.beat
+        with _open_plain_file(self._find(piece.file)) as file:
+            digest = _hash(_iterate_file(file, piece.position, piece.size), count)
+        self.check(piece.file)
+        self._job.advance(0, files=int(is_counted))
+        return digest
+
+    def pack(self, path: str) -> None:
+        """Write a tar of a folder, and find its files' digests and offsets."""
+        if not self.is_directory:
+            raise InvalidSourceError(self.top, "only a folder can be packed")
+        self._job.begin("packing", self.top, self.files)
+        with open(path, "wb") as pack:
+            for part in self.empty:
+                pack.write(_make_tar_header(f"{part}/", None))
+            for index, file in enumerate(self.files):
+                self.files[index] = self._pack_file(file, pack)
+                self.check(file)
+            pack.write(_TAR_END)
+        self.uploads = [(ManifestFile("", os.path.getsize(path)), path)]
+
+    def _pack_file(self, file: ManifestFile, pack: IO[bytes]) -> ManifestFile:
+        import hashlib
+
+        size, whole, chunks = file.size or 0, hashlib.sha256(), ""
+        with _open_plain_file(self._find(file)) as source:
+            executable = bool(os.fstat(source.fileno()).st_mode & stat.S_IXUSR)
+            pack.write(_make_tar_header(file.path, size, executable))
+            offset = pack.tell()
+            for start in range(0, size, _CHUNK):
+                chunk = hashlib.sha256()
+                for data in _iterate_file(source, start, min(_CHUNK, size - start)):
+                    pack.write(data)
+                    whole.update(data)
+                    if size > _CHUNK:
+                        chunk.update(data)
+                    self._job.advance(len(data))
+                chunks += chunk.hexdigest() if size > _CHUNK else ""
+        pack.write(bytes(-size % _TAR_BLOCK))
+        self._job.advance(0, files=1)
+        return ManifestFile(
+            file.path, size, whole.hexdigest(), executable, offset, chunks
+        )
+
+    def _find(self, file: ManifestFile) -> str:
+        return _local_path(self.top, file.path)
+
+    def check(self, file: ManifestFile) -> None:
+        """Raise SourceChangedError unless a file is as it was; a pack always is."""
+        stamp = self._entries.get(file.path)
+        if stamp and not _is_same(self._find(file), stamp):
+            raise SourceChangedError(self._find(file))
+
+    def check_all(self) -> None:
+        """Raise SourceChangedError unless all is as it was."""
+        with suppress(OSError):  # where it is gone
+            if dict(_walk_source(self.top)) == self._entries:
+                return
+        raise SourceChangedError(self.top)
+
+
+def _walk_source(top: str) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Yield (part, stamp) of each file, and of each empty folder, without a stamp.
+
+    In order; links are followed; the part is `""` where the source is a file itself.
+    """
+    no_folders: frozenset[tuple[int, int]] = frozenset()
+    pending = [("", no_folders)]
+    while pending:
+        part, above = pending.pop()
+        path = _local_path(top, part)
+        status = os.stat(path)
+        here = (status.st_dev, status.st_ino)
+        if part and not _is_contained(part):
+            raise InvalidSourceError(
+                top, f"the name {part!r} cannot be kept everywhere"
+            )
+        if stat.S_ISREG(status.st_mode):
+            yield part, _make_stamp(status)
+        elif not stat.S_ISDIR(status.st_mode):
+            raise InvalidSourceError(top, f"{path!r} is neither a file nor a folder")
+        elif here in above:
+            reason = f"the link {path!r} leads back to where it lies"
+            raise InvalidSourceError(top, reason)
+        else:
+            names = sorted(os.listdir(path), reverse=True)
+            names = names if part else _leave_out_marker(top, names)
+            if part and not names:
+                yield part, ()
+            pending += [(_join_path(part, name), above | {here}) for name in names]
+
+
+def _leave_out_marker(top: str, names: list[str]) -> list[str]:
+    """Return what lies at the top of a source without the marker of a cached copy."""
+    if _PARTIAL_MARKER in names:
+        raise InvalidSourceError(top, "it is a copy that is not complete")
+    path = os.path.join(top, _MARKER)
+    try:
+        if _MARKER in names:
+            _read_marker(path)
+    except AssetIntegrityError:
+        raise InvalidSourceError(path, "markers have that name, rename it") from None
+    return [name for name in names if name != _MARKER]
+
+
+def _read_marker(path: str) -> Manifest | None:
+    """Return the manifest in a marker; None in modelkit's, which is empty."""
+    with _open_plain_file(path) as file:
+        data = file.read(_MAX_DOCUMENT + 1)
+    return Manifest.from_json(data, path) if data else None
+
+
+def _make_stamp(status: os.stat_result) -> tuple[int, ...]:
+    """Return what changes when a file does; its size comes first."""
+    return status.st_size, status.st_ino, status.st_mtime_ns, status.st_ctime_ns
+
+
+def _is_same(path: str, stamp: tuple[int, ...]) -> bool:
+    """Tell whether a file or folder is there, and has not changed."""
+    with suppress(FileNotFoundError, NotADirectoryError):
+        return _make_stamp(os.stat(path)) == stamp
+    return False
+
+
+class _Push:
+    """Steps 1 to 4 of one publication.
+
+    spec     what to publish it as, maybe without a complete version
+    listed   the asset's published versions, the latest first
+    """
+
+    def __init__(
+        self, store: _StoreReader, spec: AssetSpec, listed: list[str], job: _Job
+    ) -> None:
+        self._store, self._spec, self._listed, self._job = store, spec, listed, job
+        self._driver = store._connect(job)
+
+    def run(self, top: str, bump_major: bool, dry_run: bool, pack: bool) -> str:
+        """Publish a path, but for the commit, and return the version."""
+        # wrong? then before the hashing
+        _choose_next_version(self._spec, self._listed, bump_major)
+        with ExitStack() as stack:
+            folder = ""
+            if pack:
+                import tempfile
+
+                folder = stack.enter_context(tempfile.TemporaryDirectory())
+            source = self._read(top, folder)  # 1
+            if len(source.uploads) > _MANY_FILES:
+                text = "%d files take a request each: --pack makes one object of them"
+                _logger().warning(text, len(source.uploads))
+            manifest = Manifest.create(source.is_directory, source.files, source.empty)
+            if not _is_readable(manifest.to_json()):
+                reason = f"{len(source.files)} files are more than a manifest holds"
+                raise InvalidSourceError(top, reason)
+            version, is_begun = self._claim_next(manifest, bump_major, dry_run)  # 2
+            if not dry_run:
+                self._upload(source, version, is_begun)  # 3
+                source.check_all()  # 4
+        return version
+
+    def _read(self, top: str, folder: str) -> _Source:
+        """Find and hash all that is to be published, by way of a pack in a folder."""
+        try:
+            source = _Source(top, self._job)
+            if folder:
+                source.pack(os.path.join(folder, "pack.tar"))
+            else:
+                source.hash()
+            return source
+        except (OSError, ValueError) as error:
+            if isinstance(error, ModelkitAssetsError):
+                raise
+            where = getattr(error, "filename", None) or folder or top
+            reason = getattr(error, "strerror", None) or error
+            at = f": {where!r}" if where != top else ""
+            raise InvalidSourceError(top, f"{reason}{at}") from error
+
+    def _claim_next(
+        self, manifest: Manifest, bump_major: bool, dry_run: bool
+    ) -> tuple[str, bool]:
+        """Claim the version that the spec means, or the next that is free.
+
+        Returns it, and whether an interrupted push of the same content began it.
+        """
+        taken, spec = set(self._listed), self._spec
+        while True:
+            version, state = _choose_next_version(spec, sorted(taken), bump_major), ""
+            if version not in taken:
+                state = self._claim(version, manifest, dry_run)
+            if state in ("free", "begun"):
+                return version, state == "begun"
+            if spec.is_version_complete():
+                late = "it is not listed, so its publication goes on or was interrupted"
+                hint = {} if version in self._listed else {"hint": late}
+                raise AssetAlreadyExistsError(spec.name, version, **hint)
+            taken |= {version, *(self._store._find_versions(spec.name) or ())}
+
+    def _claim(self, version: str, manifest: Manifest, dry_run: bool) -> str:
+        """Make a version ours by creating its manifest, which one publisher alone can.
+
+        Returns `free` where it was and now is ours, `begun` where an interrupted push
+        of the same content made it ours before, else `taken`.
+        """
+        # some stores ignore conditions, so what is there is looked at first
+        state = self._look_up(version, manifest)
+        if state != "free" or dry_run:
+            return state
+        name, data = self._spec.name, manifest.to_json()
+        object_name = self._store.get_meta_object_name(name, version)
+        try:
+            self._driver.write_object(data, object_name, if_match="")
+        except FileExistsError:
+            # another publisher's, or our own, whose answer was lost on the way
+            state = self._look_up(version, manifest)
+            return "taken" if state == "free" else state
+        if not self._store._conditions_proved:
+            # the same bytes once more: nothing is lost where that is let through
+            with suppress(FileExistsError):
+                self._driver.write_object(data, object_name, if_match="")
+                text = "the store ignores conditional writes: of concurrent publishers "
+                text += "of one asset one may be lost, so publish from one place"
+                _logger().warning(text)
+            self._store._conditions_proved = True
+        return "free"
+
+    def _look_up(self, version: str, manifest: Manifest) -> str:
+        name = self._spec.name
+        try:
+            claimed = self._store._read_manifest(name, version)
+        except ObjectDoesNotExistError:
+            # somebody may upload it without a claim, as modelkit does
+            return "taken" if self._list_sizes(version) else "free"
+        except AssetIntegrityError:
+            return "taken"
+        same = manifest._has_same_content(claimed)
+        return "begun" if same and not self._is_listed(version) else "taken"
+
+    def _is_listed(self, version: str) -> bool:
+        return version in (self._store._find_versions(self._spec.name) or ())
+
+    def _list_sizes(self, version: str) -> dict[str, int]:
+        """Return the sizes of the objects that hold a version's data, by name."""
+        object_name = self._store.get_object_name(self._spec.name, version)
+        sizes = {}
+        with suppress(ObjectDoesNotExistError):
+            sizes[object_name], _ = self._driver.stat_object(object_name)
+        for name, size, _ in self._driver.iterate_objects(object_name):
+            sizes[name] = size
+        return sizes
+
+    def _upload(self, source: _Source, version: str, is_begun: bool) -> None:
+        name, job = self._spec.name, self._job
+        object_name = self._store.get_object_name(name, version)
+        there = self._list_sizes(version) if is_begun else {}
+        copies = (
+            self._find_copies() if self._listed and source.uploads[0][0].sha256 else {}
+        )
+        job.begin(
+            "uploading", f"{name}:{version}", [file for file, _ in source.uploads]
+        )
+
+        def upload(one: tuple[ManifestFile, str]) -> None:
+            file, path = one
+            target = _join_path(object_name, file.path)
+            source.check(file)
+            is_there = there.get(target) == file.size
+            if is_there or self._copy(copies.get(file.sha256 or ""), target):
+                job.advance(file.size or 0)
+            else:
+                self._put(source, file, path, target, version)
+            job.advance(0, files=1)
+
+        job.run(upload, source.uploads)
+
+    def _find_copies(self) -> dict[str, str]:
+        """Return the latest version's objects that have the right size, by SHA-256."""
+        name, version, found = self._spec.name, self._listed[0], dict[str, str]()
+        with suppress(ObjectDoesNotExistError, AssetIntegrityError):
+            manifest = self._store._read_manifest(name, version)
+            sizes = {} if manifest.is_packed else self._list_sizes(version)
+            for file in manifest.files:
+                object_name = self._store.get_object_name(name, version)
+                source = _join_path(object_name, file.path)
+                if file.sha256 and sizes.get(source) == file.size:
+                    found[file.sha256] = source
+        return found
+
+    def _copy(self, source: str | None, target: str) -> bool:
+        """Tell whether the store made a copy of an object itself."""
+        if source is None:
+            return False
+        try:
+            self._driver.copy_object(source, target)
+        except FileExistsError:  # which an upload looks into
+            return False
+        except StorageDriverError as error:  # too large, or not allowed
+            _logger().info("uploading %r, as it cannot be copied: %s", target, error)
+            return False
+        return True
+
+    def _put(
+        self, source: _Source, file: ManifestFile, path: str, target: str, version: str
+    ) -> None:
+        """Upload a file, unless its object is there already and as large."""
+
+        def advance(size: int) -> None:
+            source.check(file)  # it is named after this, and must be what was hashed
+            self._job.advance(size)
+
+        etag = ""
+        for _ in range(2):
+            try:
+                self._driver.upload_object(path, target, advance, if_match=etag)
+                return
+            except FileExistsError:
+                size, etag = self._driver.stat_object(target)
+            finally:
+                source.check(file)
+            if size == file.size:
+                return
+            if self._is_listed(version):
+                break
+        raise AssetIntegrityError(target, f"{file.size} bytes", f"{size} bytes")
+
+
+class StorageProvider(_StoreReader):
+    """The remote store: publishes versions, and reads what is published.
+
+    An argument beats its environment variable, which beats the default: timeout_s
+    (seconds), prefix, force_download, provider (`s3`, `gcs`, `az`, `local`, or a driver
+    file's name), versioning, and the driver's own settings, `bucket` among them. client
+    is a ready SDK client for the driver. on_progress is called with a `Progress`
+    whenever bytes move, from the threads that move them, one at a time; what it raises
+    stops the work, and is raised. It is not pickled.
+
+    - any number of publishers at once, and a crash at any point, lose and tear nothing
+    - nothing in the store is ever deleted or replaced, but the list of versions
+    """
+
+    def new(
+        self,
+        asset_path: StrPath,
+        name: str,
+        version: str | None = None,
+        dry_run: bool = False,
+        *,
+        pack: bool = False,
+    ) -> str:
+        """Publish a file or folder as a new asset, and return its version.
+
+        AssetAlreadyExistsError where the asset has a version. dry_run writes nothing.
+        pack makes one object of a folder, a tar, which modelkit 0.1.3 cannot read.
+        """
+        _check_new_name(name, self.versioning)
+        if self._find_versions(name):
+            raise AssetAlreadyExistsError(name)
+        spec = AssetSpec(name, version=version, versioning=self.versioning)
+        return self._publish(spec, None, asset_path, False, dry_run, pack)
+
+    def update(
+        self,
+        asset_path: StrPath,
+        name: str,
+        version: str | None = None,
+        *,
+        bump_major: bool = False,
+        dry_run: bool = False,
+        pack: bool = False,
+    ) -> str:
+        """Publish a file or folder as an asset's next version, and return that.
+
+        version may be complete, or name the major to count up. AssetDoesNotExistError
+        where the asset is not there yet. dry_run writes nothing. pack: as of `new`.
+        """
+        spec = AssetSpec(name, version=version, versioning=self.versioning)
+        listed = self._find_versions(name)
+        if listed is None:
+            raise AssetDoesNotExistError(name, hint="publish it first with `new`")
+        return self._publish(spec, listed, asset_path, bump_major, dry_run, pack)
+
+    def push(
+        self,
+        asset_path: StrPath,
+        name: str,
+        version: str,
+        dry_run: bool = False,
+        *,
+        pack: bool = False,
+    ) -> None:
+        """Upload a version without listing it, so that only a pinned spec finds it."""
+        spec = AssetSpec(name, version=version, versioning=self.versioning)
+        if not spec.is_version_complete():
+            raise InvalidVersionError(version, "a push takes a complete version")
+        listed, path = self._find_versions(name) or [], os.fspath(asset_path)
+        with self._start_job() as job:
+            _Push(self, spec, listed, job).run(path, False, dry_run, pack)
+
+    def _publish(
+        self, spec: AssetSpec, listed: list[str] | None, path: StrPath, *how: bool
+    ) -> str:
+        """Take all steps; listed is None for a new asset."""
+        bump_major, dry_run, pack = how
+        with self._start_job() as job:
+            push = _Push(self, spec, listed or [], job)
+            version = push.run(os.fspath(path), bump_major, dry_run, pack)
+        if not dry_run:
+            self._commit(spec, version, is_new=listed is None)
+        return version
+
+    def _commit(self, spec: AssetSpec, version: str, is_new: bool) -> None:
+        """Do step 5, keeping whatever others list at the same time."""
+        object_name = self.get_versions_object_name(spec.name)
+        deadline = time.monotonic() + self.timeout
+        while True:
+            document: dict[str, Any] = {"versions": []}
+            etag = ""
+            try:
+                document, etag = self._read_versions(spec.name)
+            except ObjectDoesNotExistError:
+                if not is_new:
+                    raise  # it was there: to create it would lose what it lists
+            listed = document["versions"]
+            if version in listed:
+                return  # by us, the answer lost, or by one that completed our push
+            if is_new and listed:
+                raise AssetAlreadyExistsError(spec.name)
+            system = spec._versioning_among([version])
+            document["versions"] = system.sort_versions([version, *listed])
+            try:
+                data = json.dumps(document).encode()
+                self._connect().write_object(data, object_name, if_match=etag)
+                return
+            except FileExistsError as error:  # another publisher was faster
+                if time.monotonic() > deadline:
+                    late = StorageUnavailableError(object_name, self.timeout, error)
+                    raise late from error
+                time.sleep(0.05 * _get_random())
 
 
 # ------------------------------------------------------------------- the cache
+#
+#   ASSETS_DIR/some/asset/0.0            a file asset
+#   ASSETS_DIR/some/asset/.0.0.SUCCESS   its marker
+#   ASSETS_DIR/some/dir/0.1/...          a directory asset
+#   ASSETS_DIR/some/dir/0.1/.SUCCESS     its marker
+#   ASSETS_DIR/.cache/                   ours: locks, and downloads under way
+#
+# What lies there of a version is its copy, and data with a marker is whole. A copy of
+# some parts of its version is like any other: its marker's manifest has their files,
+# `parts` in it names them, and the marker has another name, by which nobody takes it
+# for a whole one. A hit takes no lock, and neither writes nor asks. A miss takes these
+# steps, some in the next chapter:
+#
+#   1. Take the lock, which saves work: of many processes one downloads. All is right
+#      without it, as on a disk that knows no locks.
+#   2. Look again: another process may have been faster.
+#   3. Stage what is wanted in a folder of our own below `.cache`. It begins with what
+#      a killed download of the same content left there.
+#   4. Adopt data that has no marker, where its digests are right: mark it.
+#   5. Bring what is missing, piece by piece, each verified.
+#   6. Mark it: a folder's marker is written into staging, a file's before its data is
+#      renamed. A crash in between leaves a marker without data, which is nothing.
+#   7. Publish by rename: a reader sees nothing or all. What was there is renamed away
+#      first, and deleted after the lock is free.
+
+_LOCK_POLL_S = 0.05
+_HEARTBEAT_S = 0.1  # how often a download shows those who wait that it goes on
+_IDLE_S = 60.0  # untouched for so long, staging is nobody's where locks do not tell
+_ABANDONED_S = 24 * 3600.0  # nobody's staging is cleared after this, by any download
+_REUSED_COPIES = 4  # the latest so many are looked through for what a new one has too
 
 
-def decide_fetch(state: str, provider: bool, force: bool) -> str:
+def _decide_fetch(state: str, provider: bool, force: bool) -> str:
     """Return what to do for one version: `hit`, `check`, `download` or `fail`.
 
     state: `absent`; `unmarked`, which is what a killed process or another program left,
@@ -2769,40 +3177,37 @@ def decide_fetch(state: str, provider: bool, force: bool) -> str:
     return "hit" if state == "whole" else "check"
 
 
-class _CopyVanished(Exception):
-    """Another process took away the copy that files were to be put in."""
-
-
 class _Cache:
-    """The assets dir: where assets and markers lie, and how they come to be there."""
+    """The assets dir: where copies and markers lie, and how they come to be there."""
 
-    def __init__(self, assets_dir: str, timeout_s: float) -> None:
+    def __init__(
+        self, assets_dir: str, timeout_s: float, versioning: Versioning = None
+    ) -> None:
         self.assets_dir, self.timeout_s = assets_dir, timeout_s
+        self.make_spec = partial(AssetSpec, versioning=versioning)
         self.own = os.path.join(assets_dir, ".cache")
         self._known: dict[tuple[str, str], tuple[tuple[int, ...], ...]] = {}
 
-    def get_path(self, spec: AssetSpec) -> str:
-        """Return where the version of a pinned spec lies."""
-        return local_path(self.assets_dir, f"{spec.name}/{spec.version}")
+    def get_path(self, name: str, version: object) -> str:
+        return _local_path(self.assets_dir, f"{name}/{version}")
 
     def look_up(self, path: str, part: str = "") -> str:
-        """Return the state of a version's copy, or of a part's, see `decide_fetch`.
+        """Return the state of a version's copy, or of a part's, see `_decide_fetch`.
 
         A process looks at the sizes in a folder once, then only whether it and its
         marker are still the same.
         """
         try:
             status = os.stat(path)
-            marker = _marker_path(path, stat.S_ISDIR(status.st_mode))
-            mark = os.stat(marker)
-            target = os.stat(local_path(path, part)) if part else status
+            mark = os.stat(_get_marker_path(path, stat.S_ISDIR(status.st_mode)))
+            target = os.stat(_local_path(path, part)) if part else status
         except (FileNotFoundError, NotADirectoryError):
             self.require_inside(path)
             return self._look_closer(path, part)
-        stamps = _stamp(status), _stamp(mark), _stamp(target)
+        stamps = _make_stamp(status), _make_stamp(mark), _make_stamp(target)
         if self._known.get((path, part)) == stamps:
             return "whole"
-        self.require_inside(local_path(path, part))
+        self.require_inside(_local_path(path, part))
         state = self._look_closer(path, part)
         if state == "damaged" and not _is_same(path, stamps[0]):
             return self.look_up(path, part)  # it is being replaced, or deleted
@@ -2812,36 +3217,35 @@ class _Cache:
 
     def _look_closer(self, path: str, part: str) -> str:
         is_partial = _is_partial(path)
-        # of a partial copy, what is there is whole, and the rest has yet to come
-        there = os.path.exists(local_path(path, part if is_partial else ""))
-        if not there or is_partial and not part:
+        if not os.path.exists(path) or is_partial and not part:
             return "absent"
         try:
             is_marked = self.check_sizes(path, part)
-            otherwise = "absent" if is_partial else "unmarked"
-            return "whole" if is_marked else otherwise
         except AssetIntegrityError:
             return "absent" if is_partial else "damaged"
+        otherwise = "absent" if is_partial else "unmarked"
+        return "whole" if is_marked else otherwise
 
     def check_sizes(self, path: str, part: str) -> bool:
-        """Tell whether a copy has a marker; AssetIntegrityError if not its sizes."""
-        marker = _find_marker(path)
-        sizes = _read_sizes(marker)
-        if sizes is None:
-            return False
-        below = {file: sizes[file] for file in sizes if is_below(file, part)}
-        for file, size in below.items():
-            target = local_path(path, file)
-            self.require_inside(target)
-            got = _get_size(target)
-            if got != size and (size is not None or isinstance(got, str)):
-                raise AssetIntegrityError(target, f"{size} bytes", got)
-        return bool(below) or not marker.endswith(_PARTIAL)
+        """Tell whether a copy's marker has a part; AssetIntegrityError if not its size.
 
-    def may_hold(self, folder: str, version: str, part: str) -> bool:
-        """Tell whether a version is no partial copy, or one that has the part."""
-        path = os.path.join(folder, version)
-        return not _is_partial(path) or self.look_up(path, part) == "whole"
+        Of a whole copy, any part may be there: modelkit's markers name none.
+        """
+        marker = _find_marker(path)
+        try:
+            manifest = _read_marker(marker)
+        except (OSError, AssetIntegrityError):
+            return False
+        for file in manifest.files if manifest else ():
+            if _is_below(file.path, part):
+                target = _local_path(path, file.path)
+                self.require_inside(target)
+                got = _get_size(target)
+                if got != file.size and (file.size is not None or isinstance(got, str)):
+                    raise AssetIntegrityError(target, f"{file.size} bytes", got)
+        if not marker.endswith(_PARTIAL_MARKER):
+            return True
+        return os.path.exists(_local_path(path, part)) and _has_part(manifest, part)
 
     def require_assets_dir(self) -> None:
         """Raise FolderDoesNotExistError where there is none: it is never made."""
@@ -2851,102 +3255,25 @@ class _Cache:
 
     def require_inside(self, path: str) -> None:
         """Raise AssetIntegrityError where a link leads a path out of the assets dir."""
-        if not is_inside(path, self.assets_dir):
+        if not _is_inside(path, self.assets_dir):
             within = f"something below {self.assets_dir!r}"
             raise AssetIntegrityError(path, within, "a link to elsewhere: remove it")
 
-    def read_marker(self, path: str) -> Manifest | None:
-        """Return the manifest in a version's marker; None where modelkit wrote it."""
-        with suppress(FileNotFoundError):
-            return _read_marker(_find_marker(path))
-        return None
+    def find_versions(self, spec: AssetSpec) -> list[str]:
+        """Return the versions that are served without a store, the latest first.
 
-    @contextmanager
-    def lock(self, name: str) -> Iterator[str]:
-        """Hold an asset's lock, and yield the lock file, whose time shows progress.
-
-        It only saves work: all is right without it. AssetLockTimeoutError where
-        another process holds it and makes no progress for the timeout.
+        A copy of some files is one where they hold the spec's part.
         """
-        path = local_path(self.own, name) + ".lock"
-        self.require_assets_dir()
-        self.require_inside(os.path.dirname(path))
-        with _writing(self.assets_dir):
-            os.makedirs(os.path.dirname(path), exist_ok=True)
-            _write_cache_tag(self.own)
-            descriptor = self._wait_for_lock(path, name)
-        try:
-            yield path
-        finally:
-            with suppress(OSError):
-                _unlock(descriptor)
-            os.close(descriptor)
-
-    def _wait_for_lock(self, path: str, name: str) -> int:
-        deadline, seen = 0.0, -1
-        while True:
-            descriptor = os.open(path, _LOCK_FLAGS, 0o666)
-            if _try_lock(descriptor, path):
-                with suppress(OSError):  # on a full disk, nobody is told who holds it
-                    os.ftruncate(descriptor, 0)
-                    os.write(descriptor, json.dumps(_pid_and_host()).encode())
-                return descriptor
-            with open(descriptor, "rb") as file:
-                progress = os.fstat(descriptor).st_mtime_ns
-                pid, host = _read_holder(file)
-            if progress != seen:
-                deadline, seen = time.monotonic() + self.timeout_s, progress
-            elif time.monotonic() >= deadline:
-                raise AssetLockTimeoutError(name, self.timeout_s, pid, host)
-            time.sleep(_LOCK_POLL_S)
-
-    @contextmanager
-    def staging(self, spec: AssetSpec, manifest: Manifest) -> Iterator[str]:
-        """Yield a private folder for a download, which is kept where that fails.
-
-        It begins with the `data` that a killed download of the same content left.
-        """
-        import hashlib
-
-        content = hashlib.sha256(json.dumps(manifest[:3]).encode()).hexdigest()
-        key = f"{spec.name[:60]}@{str(spec.version)[:60]}@{content[:16]}"
-        with self._private_folder(key.replace("/", "+")) as folder:
-            yield folder
-
-    @contextmanager
-    def _private_folder(self, key: str) -> Iterator[str]:
-        """Yield a new folder below `.cache`; one without a key holds only waste."""
-        own = "~".join((key, *map(str, _pid_and_host()), _token()))
-        folder = os.path.join(self.own, "staging", own)
-        self.require_inside(folder)
-        _active_staging.add(own)
-        try:
-            with _writing(self.assets_dir):
-                os.makedirs(folder)
-                self._reclaim(folder)
-                yield folder
-                _remove_tree(folder)
-        finally:
-            _active_staging.discard(own)
-
-    def _reclaim(self, folder: str) -> None:
-        """Take over what nobody holds: waste and the same content, else if old."""
-        staging, own = os.path.split(folder)
-        data = os.path.join(folder, "data")
-        for entry in os.listdir(staging):
-            path, taken = os.path.join(staging, entry), os.path.join(folder, entry)
-            key = entry.partition("~")[0]
-            wanted = key in ("", own.partition("~")[0])
-            with suppress(FileNotFoundError):  # of several processes, one gets it
-                idle_s = time.time() - os.lstat(path).st_mtime
-                if _is_held(entry, idle_s) or not (wanted or idle_s > _ABANDONED_S):
-                    continue
-                os.rename(path, taken)
-                left = os.path.join(taken, "data")
-                if key and wanted and not (os.path.lexists(data) or _has_links(left)):
-                    os.rename(left, data)
-                    os.rename(f"{left}.ranges", f"{data}.ranges")
-            _remove_tree(taken)
+        folder, part = _local_path(self.assets_dir, spec.name), spec.sub_part or ""
+        paths = {
+            version: os.path.join(folder, version)
+            for version in spec.get_local_versions(folder)
+        }
+        return [
+            version
+            for version, path in paths.items()
+            if not _is_partial(path) or self.look_up(path, part) == "whole"
+        ]
 
     def iterate_copies(self) -> Iterator[tuple[str, list[str]]]:
         """Yield the name of each asset that has marked copies, and their versions."""
@@ -2961,61 +3288,126 @@ class _Cache:
 
     def find_copies(self, name: str) -> list[str]:
         """Return the versions of an asset that have marked copies, the latest first."""
-        folder = local_path(self.assets_dir, name)
+        folder = _local_path(self.assets_dir, name)
         with suppress(FileNotFoundError, NotADirectoryError, InvalidNameError):
-            spec, names = AssetSpec(name), os.listdir(folder)
-            marked = [one for one in names if self.is_marked(os.path.join(folder, one))]
-            return spec.pick_versions(marked)
+            spec, names = self.make_spec(name), os.listdir(folder)
+            marked = [one for one in names if _is_marked(os.path.join(folder, one))]
+            return spec._pick_versions(marked)
         return []
 
-    def is_marked(self, path: str) -> bool:
-        """Tell whether a version has a marker, which says that we downloaded it."""
-        return os.path.exists(_find_marker(path))
-
-    def find_files(self, name: str) -> dict[str, str]:
-        """Return where an asset's cached files are, by SHA-256, as markers have it."""
-        found: dict[str, str] = {}
-        for version in self.find_copies(name):
-            path = local_path(self.assets_dir, f"{name}/{version}")
+    def find_sources(self, name: str, job: _Job) -> dict[str, tuple[str, int]]:
+        """Return where the pieces of an asset's latest copies lie, by SHA-256."""
+        found: dict[str, tuple[str, int]] = {}
+        for version in self.find_copies(name)[:_REUSED_COPIES]:
+            job.beat()
+            path, manifest = self.get_path(name, version), None
             with suppress(OSError, AssetIntegrityError):
-                found.update(self._find_digests(path))
+                manifest = _find_manifest(path)
+            if manifest and manifest.size is not None:
+                files = self.find_files(path, manifest)
+                for piece in _plan_pieces("", manifest):
+                    if piece.sha256 and piece.file.path in files:
+                        found[piece.sha256] = files[piece.file.path], piece.position
         return found
 
-    def _find_digests(self, path: str) -> Iterator[tuple[str, str]]:
-        manifest = self.read_marker(path)
-        for file in manifest.files if manifest else ():
-            target = local_path(path, file.path)
-            # a partial copy names others too, and some may be damaged
-            fit = is_inside(target, self.assets_dir) and _get_size(target) == file.size
-            if file.sha256 and fit:
-                yield file.sha256, target
+    def find_files(self, path: str, manifest: Manifest) -> dict[str, str]:
+        """Return where those of a manifest's files lie in a copy that are there."""
+        found = {}
+        for file in manifest.files:
+            target = _local_path(path, file.path)
+            if _get_size(target) == file.size and _is_inside(target, self.assets_dir):
+                found[file.path] = target
+        return found
+
+    @contextmanager
+    def lock(self, name: str) -> Iterator[str]:
+        """Hold an asset's lock, and yield the lock file, whose time shows progress.
+
+        AssetLockTimeoutError where another process holds it and makes no progress for
+        the timeout.
+        """
+        path = _local_path(self.own, name) + ".lock"
+        self.require_assets_dir()
+        self.require_inside(os.path.dirname(path))
+        with _writing(self.assets_dir):
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            _write_cache_tag(self.own)
+            descriptor = self._wait_for_lock(path, name)
+        try:
+            yield path
+        finally:
+            _close_lock(descriptor)
+
+    def _wait_for_lock(self, path: str, name: str) -> int:
+        deadline, seen = 0.0, -1
+        while True:
+            descriptor = os.open(path, _LOCK_FLAGS, 0o666)
+            if _try_lock(descriptor, path):
+                with suppress(OSError):  # on a full disk, nobody is told who holds it
+                    os.ftruncate(descriptor, 0)
+                    os.write(descriptor, json.dumps(_get_pid_and_host()).encode())
+                return descriptor
+            with open(descriptor, "rb") as file:
+                progress, (pid, host) = (
+                    os.fstat(descriptor).st_mtime_ns,
+                    _read_holder(file),
+                )
+            if progress != seen:
+                deadline, seen = time.monotonic() + self.timeout_s, progress
+            elif time.monotonic() >= deadline:
+                raise AssetLockTimeoutError(name, self.timeout_s, pid, host)
+            time.sleep(_LOCK_POLL_S)
+
+    @contextmanager
+    def staging(self, name: str, version: object, content: object) -> Iterator[str]:
+        """Yield a private folder for a download, which is kept where that fails.
+
+        It begins with the `data` that a killed download of the same content left. A
+        locked file in it tells others that somebody works there.
+        """
+        import hashlib
+
+        digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()
+        key = f"{name[:60]}@{str(version)[:60]}@{digest[:16]}".replace("/", "+")
+        staging = os.path.join(self.own, "staging")
+        self.require_inside(staging)
+        with _writing(self.assets_dir):
+            folder, descriptor = _make_locked_folder(staging, key if content else "")
+            try:
+                _take_over(folder)
+                yield os.path.join(folder, "work")
+            finally:
+                _close_lock(descriptor)
+            # first what takes time: while it does, the lock tells that nobody is there
+            _remove_tree(os.path.join(folder, "work"))
+            _remove_tree(folder)
 
     def remove(self, spec: AssetSpec) -> None:
         """Delete the copy of a pinned spec, and its marker: readers see it vanish."""
-        path = self.get_path(spec)
+        path = self.get_path(spec.name, spec.version)
         self.require_inside(path)
-        with self.lock(spec.name), self._private_folder("") as folder:
+        with self.staging("", "", None) as folder, self.lock(spec.name):
             # a marker alone is nothing, data alone would be taken for whole
-            for waste in (path, _marker_path(path, is_directory=False)):
+            for waste in (path, _get_marker_path(path, is_directory=False)):
                 with suppress(FileNotFoundError):  # where another process was faster
                     os.rename(waste, os.path.join(folder, os.path.basename(waste)))
 
-    def mark(self, path: str, manifest: Manifest, folder: str) -> None:
-        """Write the marker of what lies at the path, by way of a staging folder.
-
-        _CopyVanished where another process, without our lock, has taken that away.
-        """
+    def mark(self, marker: str, manifest: Manifest, folder: str) -> None:
+        """Write a marker, by way of a staging folder."""
         staged, data = os.path.join(folder, "marker"), manifest.to_json()
+        if not _is_readable(data):
+            # the digests that modelkit's manifest lacked have made it too large to read
+            document = {**manifest.document}
+            document.pop("files", None)
+            data = json.dumps(document).encode()
         with open(staged, "wb") as file:
-            # the digests that modelkit's manifest lacks may make it too large to read
-            file.write(data if _is_readable(data) else b"")
-        try:
-            os.replace(staged, _marker_path(path, manifest.is_directory))
-        except FileNotFoundError as error:
-            raise _CopyVanished from error
+            file.write(data)
+        os.replace(staged, marker)
 
-    def publish(self, folder: str, path: str, manifest: Manifest) -> None:
-        """Make a staged version visible, whole and marked.
+    def publish(
+        self, folder: str, path: str, manifest: Manifest, is_partial: bool
+    ) -> str | None:
+        """Make a staged copy visible, marked, and return where the one before it is.
 
         A crash in between leaves the old copy, or none; never data that has a marker
         and is not whole.
@@ -3023,115 +3415,91 @@ class _Cache:
         data, old = os.path.join(folder, "data"), os.path.join(folder, "old")
         self.require_inside(os.path.dirname(path))
         os.makedirs(os.path.dirname(path), exist_ok=True)
+        marker = _get_marker_path(path, False)
         if manifest.is_directory:
-            self.mark(data, manifest, folder)
-        else:
-            if self.look_up(path) in ("unmarked", "damaged"):
-                with suppress(FileNotFoundError):  # where another process did it
-                    os.rename(path, old)  # or the marker would pass it off as whole
-            self.mark(path, manifest, folder)
-        swap_in(data, path, old)
-
-    def publish_part(
-        self, folder: str, path: str, manifest: Manifest, part: Manifest
-    ) -> None:
-        """Make staged files visible in a copy of their version, marked as partial.
-
-        _CopyVanished where another process, without our lock, takes that away.
-        """
-        data, bare = os.path.join(folder, "data"), os.path.join(folder, "bare")
-        self.require_inside(os.path.dirname(path))
-        os.makedirs(bare)
-        with open(os.path.join(bare, _PARTIAL), "wb") as marker:
-            marker.write(manifest.to_json())
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        with suppress(OSError):  # where there is one
-            os.rename(bare, path)
-        try:
-            for file in part.files:
-                self._make_folders(path, file.path.rpartition("/")[0])
-                os.replace(local_path(data, file.path), local_path(path, file.path))
-            for empty in part.empty_directories:
-                self._make_folders(path, empty)
-        except FileNotFoundError as error:
-            raise _CopyVanished from error
-
-    def _make_folders(self, root: str, part: str) -> None:
-        """Make folders below root, which is there: a new one would have no marker."""
-        if part:
-            self._make_folders(root, part.rpartition("/")[0])
-            with suppress(FileExistsError):
-                os.mkdir(local_path(root, part))
+            marker = os.path.join(data, _PARTIAL_MARKER if is_partial else _MARKER)
+        elif self.look_up(path) in ("unmarked", "damaged"):
+            with suppress(FileNotFoundError):  # where another process did it
+                os.rename(path, old)  # or the marker would pass it off as whole
+        self.mark(marker, manifest, folder)  # 6
+        return _swap_in(data, path, old)  # 7
 
 
-_active_staging: set[str] = set()  # this process's own
+def _is_content_right(
+    root: str, manifest: Manifest, assets_dir: str, job: _Job
+) -> bool:
+    """Tell whether something is just what a version holds, by its files' digests."""
+    if manifest.size is None:
+        return False
+    try:
+        found = dict(_walk_source(root)).keys()
+    except (OSError, InvalidSourceError):
+        return False
+    expected = {file.path for file in manifest.files} | {*manifest.empty_directories}
+    pieces = _plan_pieces("", manifest)
+    right = _find_right(pieces, root, assets_dir, job)
+    return found == expected and len(right) == len(pieces)
 
 
-def _marker_path(path: str, is_directory: bool) -> str:
+def _get_marker_path(path: str, is_directory: bool) -> str:
     if is_directory:
-        return os.path.join(path, SUCCESS)
+        return os.path.join(path, _MARKER)
     folder, name = os.path.split(path)
-    return os.path.join(folder, f".{name}{SUCCESS}")
+    return os.path.join(folder, f".{name}{_MARKER}")
 
 
 def _find_marker(path: str) -> str:
     """Return where a copy's marker is, or would be."""
-    whole = _marker_path(path, os.path.isdir(path))
-    partial = os.path.join(path, _PARTIAL)
+    whole = _get_marker_path(path, os.path.isdir(path))
+    partial = os.path.join(path, _PARTIAL_MARKER)
     return partial if os.path.exists(partial) and not os.path.exists(whole) else whole
 
 
-def _is_partial(path: str) -> bool:
-    """Tell whether only some files of a folder are there."""
-    return _find_marker(path).endswith(_PARTIAL)
-
-
-def _read_sizes(marker: str) -> dict[str, object] | None:
-    """Return the files' sizes that a marker knows; None where it is no marker.
-
-    There are none in modelkit's, which is empty. This reads no more than a hit needs.
-    Of a partial copy, the empty folders are among them, as `_get_size` has them.
-    """
-    sizes: dict[str, object] = {}
-    with suppress(OSError, ValueError, TypeError, KeyError), open(marker, "rb") as file:
-        data = file.read(_MAX_DOCUMENT + 1)
-        document = _read_json(data, marker) if data else {}
-        if marker.endswith(_PARTIAL):
-            sizes.update(dict.fromkeys(document.get("empty_directories", ()), _NO_FILE))
-            sizes.update(dict.fromkeys(document.get("contents", ())))  # as modelkit has
-        sizes.update({file["path"]: file["size"] for file in document.get("files", ())})
-        if all(not path or is_contained(path) for path in sizes):
-            return sizes
+def _find_manifest(path: str) -> Manifest | None:
+    """Return the manifest in a copy's marker; None where modelkit wrote it."""
+    with suppress(FileNotFoundError):
+        return _read_marker(_find_marker(path))
     return None
 
 
-_NO_FILE = "no file"
+def _is_marked(path: str) -> bool:
+    """Tell whether a copy has a marker, which says that we downloaded it."""
+    return os.path.exists(_find_marker(path))
+
+
+def _has_part(manifest: Manifest | None, part: str) -> bool:
+    """Tell whether a copy of parts has one, all of it.
+
+    That is a file of it, or lies in what its marker's `parts` names. A marker that
+    names none, of an older version of this program, has the whole manifest.
+    """
+    found = manifest.get_part(part) if manifest else None
+    if not (manifest and found and (found.files or found.empty_directories)):
+        return False
+    is_file = found.files[:1] and found.files[0].path == part
+    parts = map(str, manifest.document.get("parts", [""]))
+    return bool(is_file) or any(_is_below(part, one) for one in parts)
+
+
+def _is_partial(path: str) -> bool:
+    """Tell whether a copy has some of its version's files alone."""
+    return _find_marker(path).endswith(_PARTIAL_MARKER)
 
 
 def _get_size(path: str) -> object:
     """Return a file's size in bytes, or what there is instead."""
     with suppress(FileNotFoundError, NotADirectoryError):
         status = os.stat(path)
-        return status.st_size if stat.S_ISREG(status.st_mode) else _NO_FILE
+        return status.st_size if stat.S_ISREG(status.st_mode) else "no file"
     return "nothing"
-
-
-def _has_links(path: str) -> bool:
-    entries = (
-        os.path.join(folder, name)
-        for folder, *names in os.walk(path)
-        for name in (*names[0], *names[1])
-    )
-    return os.path.islink(path) or any(map(os.path.islink, entries))
 
 
 def _write_cache_tag(folder: str) -> None:
     # tells backup programs to pass it over: https://bford.info/cachedir/
     path = os.path.join(folder, "CACHEDIR.TAG")
     text = "Signature: 8a477f597d28d172789f06886806bc55\n"
-    if os.path.islink(path):  # somebody's own
-        return
-    if not os.path.exists(path) or os.path.getsize(path) != len(text):
+    is_right = os.path.exists(path) and os.path.getsize(path) == len(text)
+    if not (os.path.islink(path) or is_right):  # a link is somebody's own
         with open(path, "w") as file:
             file.write(text)
 
@@ -3149,6 +3517,12 @@ def _try_lock(descriptor: int, path: str) -> bool:
     return False
 
 
+def _close_lock(descriptor: int) -> None:
+    with suppress(OSError):
+        _unlock(descriptor)
+    os.close(descriptor)
+
+
 def _read_holder(file: IO[bytes]) -> tuple[object, object]:
     try:
         pid, host = json.loads(file.read(1000))
@@ -3157,39 +3531,80 @@ def _read_holder(file: IO[bytes]) -> tuple[object, object]:
     return pid, host
 
 
-def _pid_and_host() -> tuple[int, str]:
+def _get_pid_and_host() -> tuple[int, str]:
     import socket
 
     return os.getpid(), re.sub("[^A-Za-z0-9.-]", "-", socket.gethostname())
 
 
-def _is_held(entry: str, idle_s: float) -> bool:
-    """Tell whether a staging folder may be in use by a process that lives."""
-    if entry in _active_staging or idle_s > _ABANDONED_S:
-        return entry in _active_staging
-    _, pid, host, _ = (*entry.split("~"), "", "", "")[:4]
-    if host != _pid_and_host()[1] or os.name == "nt":  # there, kill(pid, 0) would kill
-        return idle_s < _REMOTE_IDLE_S
-    if pid == str(os.getpid()):
-        return False  # a process before us, as in a container that was restarted
-    try:
-        os.kill(int(pid), 0)
-    except (ProcessLookupError, ValueError, OverflowError):
-        return False
-    except PermissionError:
-        pass
-    return True
+def _make_locked_folder(staging: str, key: str) -> tuple[str, int]:
+    """Make a folder with a locked file in it, and return it and the lock."""
+    while True:
+        folder = os.path.join(staging, f"{key}~{_make_token()}")
+        os.makedirs(folder)
+        # before the file is locked, another process may clear it away as abandoned
+        with suppress(FileNotFoundError):
+            lock = os.path.join(folder, "lock")
+            descriptor = os.open(lock, _LOCK_FLAGS, 0o666)
+            if _try_lock(descriptor, lock):
+                os.mkdir(os.path.join(folder, "work"))
+                return folder, descriptor
+            os.close(descriptor)
 
 
-def _touching(*paths: str) -> Advance:
-    """Return a progress function that shows by the times of files that work goes on."""
+def _take_over(folder: str) -> None:
+    """Clear away what nobody holds: waste, the same content, else if it is old.
+
+    The data of the same content becomes the folder's own.
+    """
+    staging, own = os.path.split(folder)
+    work, key = os.path.join(folder, "work"), own.partition("~")[0]
+    data = os.path.join(work, "data")
+    for entry in os.listdir(staging):
+        path, taken = os.path.join(staging, entry), os.path.join(work, entry)
+        is_wanted = entry.partition("~")[0] in ("", key)
+        with suppress(FileNotFoundError):  # of several processes, one gets it
+            idle_s = time.time() - os.lstat(path).st_mtime
+            if entry == own or not (is_wanted or idle_s > _ABANDONED_S):
+                continue
+            with ExitStack() as locks:
+                if not _is_abandoned(path, idle_s, folder, locks):
+                    continue
+                os.rename(path, taken)
+                if key and is_wanted and not os.path.lexists(data):
+                    with suppress(FileNotFoundError):
+                        os.rename(os.path.join(taken, "work", "data"), data)
+        _remove_tree(taken)
+
+
+def _is_abandoned(path: str, idle_s: float, own: str, locks: ExitStack) -> bool:
+    """Tell whether nobody works in a staging folder; none begins until locks is left.
+
+    own: our folder, whose lock we could take again where a disk knows no locks.
+    """
+    is_free = []
+    for folder in (own, path):
+        lock = os.path.join(folder, "lock")
+        try:
+            descriptor = os.open(lock, _LOCK_FLAGS & ~os.O_CREAT)
+        except OSError:
+            # one that is being made, or of a version that knew no such file
+            with suppress(OSError):
+                os.rmdir(path)
+            return idle_s > _IDLE_S
+        locks.callback(os.close, descriptor)
+        is_free.append(_try_lock(descriptor, lock))
+    return is_free[1] and (not is_free[0] or idle_s > _IDLE_S)
+
+
+def _touching(*paths: str) -> OnProgress:
+    """Return a listener that shows by the times of files that work goes on."""
     last = 0.0
 
-    def touch(size: int) -> None:
+    def touch(_: Progress) -> None:
         nonlocal last
-        now = time.monotonic()
-        if now - last >= _HEARTBEAT_S:
-            last = now
+        if time.monotonic() - last >= _HEARTBEAT_S:
+            last = time.monotonic()
             for path in paths:
                 with suppress(OSError):
                     os.utime(path)
@@ -3198,6 +3613,120 @@ def _touching(*paths: str) -> Advance:
 
 
 # ------------------------------------------------------------------- the manager
+#
+# What a spec means, whether it is cached, and else the steps of a miss, as the chapter
+# before tells them.
+
+
+class LocalCopy(NamedTuple):
+    """A cached version: size in bytes on disk, and when it was fetched (ISO 8601)."""
+
+    name: str
+    version: str
+    path: str
+    size: int
+    date: str
+    is_partial: bool
+
+
+class _Miss:
+    """The steps of a miss for one spec, which the chapter of the cache tells."""
+
+    def __init__(
+        self,
+        cache: _Cache,
+        provider: StorageProvider,
+        spec: AssetSpec,
+        manifest: Manifest,
+        force: bool,
+    ) -> None:
+        self._cache, self._provider, self._spec = cache, provider, spec
+        self._manifest, self._force, self._part = manifest, force, spec.sub_part or ""
+        self._path = cache.get_path(spec.name, spec.version)
+
+    def run(self, on_progress: OnProgress | None) -> tuple[str, Manifest]:
+        """Take the steps once.
+
+        Returns `published`, `hit` where that was not needed, or `displaced` where a
+        copy of other parts came in between, which nobody has locked us out from; and
+        the manifest, with all digests where all files came.
+        """
+        provider, part, path = self._provider, self._part, self._path
+        name, version = self._spec.name, str(self._spec.version)
+        cache, manifest, force = self._cache, self._manifest, self._force
+        with ExitStack() as after:  # what is entered on it is left after the lock
+            job = after.enter_context(provider._start_job(on_progress))
+            with cache.lock(name) as lock:  # 1
+                job.heartbeats.append(_touching(lock))
+                before, state = _identify(path), cache.look_up(path, part)  # 2
+                action = _decide_fetch(state, True, force)
+                if action == "hit":
+                    return "hit", manifest
+                if state == "damaged":
+                    _logger().warning("the copy %r is damaged: it is replaced", path)
+                wanted, extended = self._plan_copy(state)
+                staging = cache.staging(name, version, wanted[:3])
+                folder = after.enter_context(staging)  # 3
+                job.heartbeats.append(_touching(folder))
+                if action == "check" and self._adopt(folder, job):  # 4
+                    return "hit", manifest
+                _logger().info("downloading %s to %r", self._spec, path)
+                sources = {} if force else cache.find_sources(name, job)
+                data = os.path.join(folder, "data")
+                brought = provider._bring_version(  # 5
+                    name, version, wanted, data, job, extended, sources
+                )
+                is_partial = not wanted._has_paths_of(manifest)
+                old = cache.publish(folder, path, brought, is_partial)  # 6, 7
+                if is_partial and old and _identify(old) != before:
+                    _swap_in(old, path, os.path.join(folder, "displaced"))
+                    return "displaced", manifest
+        return "published", manifest if is_partial else brought
+
+    def _plan_copy(self, state: str) -> tuple[Manifest, dict[str, str]]:
+        """Return what a copy is to hold, and where the files are that it has already.
+
+        A part is added to what the present copy has, if that is one of parts, too.
+        """
+        path, manifest, part = self._path, self._manifest, self._part
+        is_partial = _is_partial(path)
+        if not part or not (is_partial or state == "absent"):
+            return manifest, {}
+        new, base = (
+            manifest.get_part(part),
+            _find_manifest(path) if is_partial else None,
+        )
+        files, extended = {file.path: file for file in new.files}, {}
+        empty, parts = set(new.empty_directories), [part]
+        if base:
+            have = self._cache.find_files(path, base)
+            digests = {file.path: file.sha256 for file in manifest.files}
+            for file in base.files:
+                is_known = digests.get(file.path, "") in (None, file.sha256)
+                is_wanted_anew = self._force and file.path in files
+                if file.path in have and is_known and not is_wanted_anew:
+                    files[file.path], extended[file.path] = file, have[file.path]
+            empty |= {*base.empty_directories} & {*manifest.empty_directories}
+            for one in base.document.get("parts", ()):
+                about = manifest.get_part(str(one))
+                is_whole = {file.path for file in about.files} <= files.keys()
+                if is_whole and empty.issuperset(about.empty_directories):
+                    parts.append(one)
+        wanted = manifest._with_files(sorted(files.values()), sorted(empty))
+        if not wanted._has_paths_of(manifest):
+            wanted.document["parts"] = sorted(set(parts))
+        return wanted, extended
+
+    def _adopt(self, folder: str, job: _Job) -> bool:
+        """Tell whether what lies there without a marker is right; it then has one."""
+        path, manifest = self._path, self._manifest
+        job.begin("checking", path, manifest.files)
+        if _is_content_right(path, manifest, self._cache.assets_dir, job):
+            with suppress(FileNotFoundError):  # where another process took it away
+                marker = _get_marker_path(path, manifest.is_directory)
+                self._cache.mark(marker, manifest, folder)
+                return True
+        return False
 
 
 class AssetsManager:
@@ -3208,10 +3737,10 @@ class AssetsManager:
                       progress (MODELKIT_ASSETS_TIMEOUT_S)
     storage_provider  the store, else the one that is configured; with neither, the
                       manager is in pre-downloaded mode
-    on_progress       is told of what `verify` does, and the store that is configured;
-                      see `StorageProvider`
+    on_progress       is told how far downloads and checks are; see `StorageProvider`
+    versioning        the versioning system (MODELKIT_ASSETS_VERSIONING_SYSTEM)
 
-    One manager serves any number of threads, and pickles.
+    One manager serves any number of threads, and pickles, without on_progress.
     """
 
     def __init__(
@@ -3220,22 +3749,25 @@ class AssetsManager:
         timeout: float | None = None,
         storage_provider: StorageProvider | None = None,
         on_progress: OnProgress | None = None,
+        versioning: Versioning = None,
     ) -> None:
-        self.on_progress = on_progress
-        folder = _setting(assets_dir, "MODELKIT_ASSETS_DIR") or os.getcwd()
-        self.assets_dir = os.path.abspath(folder)
-        self.timeout = _number(timeout, "MODELKIT_ASSETS_TIMEOUT_S")
-        self._cache = _Cache(self.assets_dir, self.timeout)
+        given = storage_provider  # whose own settings beat variables, wrong ones too
+        settings = _Settings.resolve(
+            storage_prefix=given and given.prefix,
+            storage_timeout_s=given and given.timeout,
+            storage_force_download=given and given.force_download,
+            assets_dir=assets_dir,
+            assets_timeout_s=timeout,
+            assets_versioning_system=versioning,
+        )
+        self.on_progress, self.timeout = on_progress, settings.assets_timeout_s
+        self.versioning = settings.assets_versioning_system
+        self.assets_dir = os.path.abspath(settings.assets_dir or os.getcwd())
+        self._workers = settings.storage_workers or os.cpu_count() or 1
+        self._cache = _Cache(self.assets_dir, self.timeout, self.versioning)
         self._cache.require_assets_dir()
-        self._store_error: FolderDoesNotExistError | None = None
-        if storage_provider is None:
-            try:
-                storage_provider = StorageProvider(on_progress=on_progress)
-            except NoConfiguredProviderError:
-                pass
-            except FolderDoesNotExistError as error:
-                # what is cached can be served even where the store's folder is gone
-                self._store_error = error
+        if storage_provider is None and settings.storage_provider:
+            storage_provider = StorageProvider(versioning=versioning)
         self.storage_provider = storage_provider
         if storage_provider:
             _check_apart(self.assets_dir, storage_provider)
@@ -3258,7 +3790,7 @@ class AssetsManager:
         try:
             pinned = self.resolve(spec)
         except (AssetDoesNotExistError, InvalidAssetSpecError) as error:
-            path = _find_existing_path(str(spec), self.assets_dir)
+            path = self._find_existing_path(str(spec))
             if path is None or isinstance(error, InvalidVersionError):
                 raise
             info = {"path": path, "version": None, "from_cache": True}
@@ -3272,42 +3804,22 @@ class AssetsManager:
         A complete version asks nobody; else the store's versions decide, or without a
         store those in the assets dir.
         """
-        if isinstance(spec, str):
-            spec = AssetSpec.from_string(spec)
+        spec = self._read_spec(spec)
         if spec.is_version_complete():
             return spec
-        versions = self._list_versions(spec)
-        offline = self._is_offline and not versions
-        if offline and (spec.version or self._cache.find_copies(spec.name)):
+        versions, provider = self._list_versions(spec), self.storage_provider
+        if not versions and provider:
+            name = provider.get_versions_object_name(spec.name)
+            hint = f"there is no {provider.driver.get_object_uri(name)!r}"
+            raise AssetDoesNotExistError(spec.name, hint=hint)
+        if not versions and (spec.version or self._cache.find_copies(spec.name)):
             raise LocalAssetDoesNotExistError(spec.name, spec.version, versions)
         if not versions:
-            where = local_path(self.assets_dir, spec.name)
-            if provider := self.storage_provider:
-                name = provider.get_versions_object_name(spec.name)
-                where = provider.driver.get_object_uri(name)
-            raise AssetDoesNotExistError(spec.name, hint=f"there is no {where!r}")
-        version, part = choose_version(spec, versions), spec.sub_part
-        system = spec.versioning_among([version])
+            hint = f"there is no {_local_path(self.assets_dir, spec.name)!r}"
+            raise AssetDoesNotExistError(spec.name, hint=hint)
+        version, part = _choose_version(spec, versions), spec.sub_part
+        system = spec._versioning_among([version])
         return AssetSpec(spec.name, version=version, sub_part=part, versioning=system)
-
-    def find_path(self, spec: AssetSpec) -> str | None:
-        """Return where the version of a pinned spec is cached; None where it is not."""
-        path = self._cache.get_path(spec)
-        state = self._cache.look_up(path)
-        action = decide_fetch(state, not self._is_offline, force=False)
-        return path if action == "hit" else None
-
-    def find_manifest(self, spec: AssetSpec) -> Manifest | None:
-        """Return a pinned spec's manifest, from its marker or else from the store.
-
-        None where there is no store and modelkit wrote the marker.
-        """
-        path = self._cache.get_path(spec)
-        state = self._cache.look_up(path)
-        if state == "absent" and self._is_offline:
-            raise self._find_local_error(spec)
-        manifest = None if state == "absent" else self._cache.read_marker(path)
-        return manifest if manifest or self._is_offline else self._read(spec)
 
     def verify(self, spec: AssetSpec | str) -> list[str] | None:
         """Return the cached files of a version, or its part, that are not as published.
@@ -3316,51 +3828,33 @@ class AssetsManager:
         or fetched. Of a copy in part, only the files that are there are looked at.
         """
         spec = self.resolve(spec)
-        path, part = self._cache.get_path(spec), spec.sub_part or ""
+        path, part = self._cache.get_path(spec.name, spec.version), spec.sub_part or ""
         if not os.path.exists(path):
             hint = f"{self.assets_dir!r} has no copy of it"
             raise AssetDoesNotExistError(spec.name, spec.version, hint)
         self._cache.require_inside(path)
-        manifest = self._cache.read_marker(path)
-        if not (manifest or self._is_offline):
-            manifest = self._read(spec)
-        files = manifest.get_part(part).files if manifest else ()
-        paths = {file: local_path(path, file.path) for file in files}
-        if _is_partial(path):
-            files = tuple(file for file in files if os.path.exists(paths[file]))
-        if not manifest or any(not file.sha256 for file in files):
+        manifest = _find_manifest(path)
+        if not (manifest or self.storage_provider is None):
+            manifest = self._read_manifest(spec)
+        manifest = manifest and manifest.get_part(part)
+        files = manifest.files if manifest else ()
+        if not manifest or not all(file.sha256 or file.chunks for file in files):
             return None
         _require_part(spec, bool(files) or not part)
-        workers = _whole_number("MODELKIT_STORAGE_WORKERS")
-        transfer = _Transfer(cast(Any, None), 0, workers, self.on_progress)
-        transfer.begin("checking", str(spec), files)
-        inside = [file for file in files if is_inside(paths[file], self.assets_dir)]
-        right = set(transfer.find_right(inside, path))
-        return [paths[file] for file in files if file not in right]
+        pieces = _plan_pieces("", manifest)
+        with _Job(self._workers, self.on_progress) as job:
+            job.begin("checking", str(spec), files)
+            right = set(_find_right(pieces, path, self.assets_dir, job))
+        wrong = {piece.file.path for piece in pieces if piece not in right}
+        return [_local_path(path, part) for part in sorted(wrong)]
 
     def iterate_copies(self) -> Iterator[LocalCopy]:
         """Yield the cached versions that a marker shows to be ours, by name."""
         for name, versions in self._cache.iterate_copies():
             for version in versions:
-                path = local_path(self.assets_dir, f"{name}/{version}")
+                path = self._cache.get_path(name, version)
                 with suppress(FileNotFoundError):  # where another process removes it
                     yield _describe_copy(name, version, path)
-
-    def find_names(self, most: int) -> list[str]:
-        """Return the names of assets, of the first so many objects of the store.
-
-        These are hints: a failure is not tried again, and as the driver raises it.
-        """
-        from itertools import islice
-
-        if self._is_offline:
-            return [name for name, _ in self._cache.iterate_copies()]
-        provider = self._require_store("list assets")
-        names = provider.driver.iterate_objects(provider.prefix)
-        return find_asset_names(islice(names, most), provider.prefix)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "on_progress": None}
 
     def remove(self, spec: AssetSpec | str, dry_run: bool = False) -> list[AssetSpec]:
         """Delete the local copy of a version, or without one of all; return which.
@@ -3368,19 +3862,18 @@ class AssetsManager:
         What no marker says to be a copy is kept. AssetDoesNotExistError where there is
         no copy. dry_run deletes nothing.
         """
-        if isinstance(spec, str):
-            spec = AssetSpec.from_string(spec)
+        spec = self._read_spec(spec)
         if spec.sub_part or spec.version and not spec.is_version_complete():
             reason = "what is removed is NAME:VERSION with the whole version, or NAME"
             raise InvalidAssetSpecError(str(spec), reason)
-        doomed = self._cache.find_copies(spec.name)
+        versions = self._cache.find_copies(spec.name)
         if spec.version:
-            is_marked = self._cache.is_marked(self._cache.get_path(spec))
-            doomed = [spec.version] if is_marked else []
-        if not doomed:
+            is_marked = _is_marked(self._cache.get_path(spec.name, spec.version))
+            versions = [spec.version] if is_marked else []
+        if not versions:
             hint = f"{self.assets_dir!r} has no copy that was downloaded"
             raise AssetDoesNotExistError(spec.name, spec.version, hint)
-        return self._remove({spec.name: doomed}, dry_run)
+        return self._remove({spec.name: versions}, dry_run)
 
     def prune(self, keep: int, dry_run: bool = False) -> list[AssetSpec]:
         """Delete local copies but each asset's `keep` latest versions; return which.
@@ -3392,123 +3885,150 @@ class AssetsManager:
         copies = dict(self._cache.iterate_copies())
         return self._remove({name: copies[name][keep:] for name in copies}, dry_run)
 
-    def _remove(self, doomed: dict[str, list[str]], dry_run: bool) -> list[AssetSpec]:
-        pairs = ((name, version) for name in doomed for version in doomed[name])
-        specs = [AssetSpec(name, version=version) for name, version in pairs]
+    def __repr__(self) -> str:
+        name = type(self).__name__
+        return f"<{name} {self.assets_dir!r} from {self.storage_provider!r}>"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "on_progress": None}
+
+    def _read_spec(self, spec: AssetSpec | str) -> AssetSpec:
+        if isinstance(spec, AssetSpec):
+            return spec
+        return AssetSpec.from_string(spec, self.versioning)
+
+    def _remove(self, versions: dict[str, list[str]], dry_run: bool) -> list[AssetSpec]:
+        pairs = ((name, version) for name in versions for version in versions[name])
+        specs = [self._cache.make_spec(one, version=two) for one, two in pairs]
         for spec in () if dry_run else specs:
             self._cache.remove(spec)
         return specs
 
-    @property
-    def _is_offline(self) -> bool:
-        return self.storage_provider is None and self._store_error is None
-
-    def _fetch_version(self, spec: AssetSpec, force: bool | None) -> dict[str, Any]:
-        if force is None and self.storage_provider:
-            force = self.storage_provider.force_download
+    def _fetch_version(
+        self, spec: AssetSpec, force: bool | None, tries: int = 4
+    ) -> dict[str, Any]:
+        provider, part = self.storage_provider, spec.sub_part or ""
+        if force is None and provider:
+            force = provider.force_download
         if force:
             self._require_store("download again")
-        path, part = self._cache.get_path(spec), spec.sub_part or ""
+        path = self._cache.get_path(spec.name, spec.version)
         state = self._cache.look_up(path, part)
-        action = decide_fetch(state, not self._is_offline, bool(force))
+        action = _decide_fetch(state, provider is not None, bool(force))
+        if state == "damaged" and action == "fail":
+            self._cache.check_sizes(path, part)  # says which file
         if action == "fail":
-            if state == "damaged":
-                self._cache.check_sizes(path, part)  # says which file
-            raise self._find_local_error(spec)
+            raise self._make_local_error(spec)
         info: dict[str, Any] = {"path": path, "version": spec.version}
         info["from_cache"] = True
         if action != "hit":
             info.update(self._download(spec, path, bool(force)))
-        if spec.sub_part:
-            info["path"] = local_path(path, part)
-            if not (os.path.exists(info["path"]) or os.path.exists(path)):
-                return self._fetch_version(spec, force)  # it is being replaced
-            _require_part(spec, os.path.exists(info["path"]))
+        if part:
+            info["path"] = _local_path(path, part)
+            is_there = os.path.exists(info["path"])
+            if not is_there and tries:  # it may just be being replaced
+                return self._fetch_version(spec, False, tries - 1)
+            _require_part(spec, is_there)
         return info
 
     def _download(self, spec: AssetSpec, path: str, force: bool) -> dict[str, Any]:
         """Bring a version into the assets dir, unless another process has meanwhile."""
+        provider, manifest = self._require_store("download"), self._read_manifest(spec)
+        wanted = manifest.get_part(spec.sub_part or "")
+        is_there = bool(wanted.files or wanted.empty_directories)
+        _require_part(spec, is_there or not spec.sub_part)
+        miss = _Miss(self._cache, provider, spec, manifest, force)
         for _ in range(_MAX_SWAPS):
-            with suppress(_CopyVanished):
-                return self._download_once(spec, path, force)
-        raise AssetsDirError(path, "other processes take it away again and again")
-
-    def _download_once(self, spec: AssetSpec, path: str, force: bool) -> dict[str, Any]:
-        name, version, part = spec.name, cast(str, spec.version), spec.sub_part or ""
-        provider = self._require_store("download")
-        manifest = self._read(spec)
-        wanted = manifest.get_part(part)
-        _require_part(spec, bool(wanted.files or wanted.empty_directories) or not part)
-        with self._cache.lock(name) as lock:
-            state = self._cache.look_up(path, part)
-            action = decide_fetch(state, True, force)
-            if action == "hit":
+            outcome, brought = miss.run(self.on_progress)
+            if outcome == "hit":
                 return {}
-            if state == "damaged":
-                _logger().warning("the copy %r is damaged: it is replaced", path)
-            with self._cache.staging(spec, manifest) as folder:
-                touch = _touching(lock, folder)
-                if action == "check" and provider.is_right(manifest, path, touch):
-                    self._cache.mark(path, manifest, folder)
-                    return {}
-                _logger().info("downloading %s to %r", spec, path)
-                data = os.path.join(folder, "data")
-                copies = {} if force else self._cache.find_files(name)
-                if part and state == "absent":
-                    provider.download_files(name, version, wanted, data, touch, copies)
-                    self._cache.publish_part(folder, path, manifest, wanted)
-                else:
-                    manifest = provider.download_files(
-                        name, version, manifest, data, touch, copies
-                    )
-                    self._cache.publish(folder, path, manifest)
-        return {
-            "from_cache": False,
-            "meta": manifest.describe(),
-            "object_name": provider.get_object_name(name, version),
-            "meta_object_name": provider.get_meta_object_name(name, version),
-            "versions_object_name": provider.get_versions_object_name(name),
-        }
+            if outcome == "published":
+                key = (spec.name, str(spec.version))
+                return {
+                    "from_cache": False,
+                    "meta": brought.describe(),
+                    "object_name": provider.get_object_name(*key),
+                    "meta_object_name": provider.get_meta_object_name(*key),
+                    "versions_object_name": provider.get_versions_object_name(key[0]),
+                }
+        raise AssetsDirError(path, "other processes replace it again and again")
 
-    def _read(self, spec: AssetSpec) -> Manifest:
-        provider, version = self._require_store("read"), cast(str, spec.version)
+    def _read_manifest(self, spec: AssetSpec) -> Manifest:
         try:
-            return provider.read_manifest(spec.name, version)
+            provider = self._require_store("read")
+            return provider._read_manifest(spec.name, str(spec.version))
         except ObjectDoesNotExistError as error:
             versions = ", ".join(self._list_versions(spec)[:10]) or "none"
             hint = f"the latest are {versions}"
-            raise AssetDoesNotExistError(spec.name, version, hint) from error
+            raise AssetDoesNotExistError(spec.name, spec.version, hint) from error
 
-    def _find_local_error(self, spec: AssetSpec) -> LocalAssetDoesNotExistError:
-        versions = self._list_versions(AssetSpec(spec.name))
+    def _find_copy(self, spec: AssetSpec) -> tuple[str | None, Manifest | None]:
+        """Return where a pinned version is cached, if it is, and its manifest.
+
+        That is None where there is no store and modelkit wrote the marker.
+        """
+        path = self._cache.get_path(spec.name, spec.version)
+        state, is_offline = self._cache.look_up(path), self.storage_provider is None
+        if state == "absent" and is_offline:
+            raise self._make_local_error(spec)
+        manifest = None if state == "absent" else _find_manifest(path)
+        if not (manifest or is_offline):
+            manifest = self._read_manifest(spec)
+        action = _decide_fetch(state, not is_offline, force=False)
+        return (path if action == "hit" else None), manifest
+
+    def _find_names(self, most: int) -> list[str]:
+        """Return the names of assets, of the first so many objects of the store.
+
+        These are hints: a failure is not tried again, and as the driver raises it.
+        """
+        from itertools import islice
+
+        provider = self.storage_provider
+        if provider is None:
+            return [name for name, _ in self._cache.iterate_copies()]
+        objects = islice(provider.driver.iterate_objects(provider.prefix), most)
+        return _find_asset_names((one[0] for one in objects), provider.prefix)
+
+    def _find_existing_path(self, text: str) -> str | None:
+        """Return the file or folder that a version-less text is the path of, if any.
+
+        It lies below the assets dir, or the path is absolute, or, without a store, it
+        lies below the current folder. What holds versions is an asset, and no path.
+        """
+        has_version = ":" in text.partition("[")[0] and not os.path.isabs(text)
+        if has_version or "\0" in text:
+            return None
+        candidates: list[str] = [text] if os.path.isabs(text) else []
+        if _is_contained(text):
+            candidates.append(_local_path(self.assets_dir, text))
+        if _is_contained(text) and self.storage_provider is None:
+            candidates.append(_local_path(os.getcwd(), text))
+        base, _, part = text[:-1].partition("[")
+        if text[-1:] == "]" and _is_contained(part.strip("/")):
+            folder = self._find_existing_path(base)
+            candidates += [_local_path(folder, part.strip("/"))] if folder else []
+        root = os.path.join(self.assets_dir, "")
+        for path in candidates:
+            is_allowed = not path.startswith(root) or _is_inside(path, self.assets_dir)
+            is_asset = _is_partial(path) or _holds_versions(path)
+            if is_allowed and os.path.exists(path) and not is_asset:
+                return path
+        return None
+
+    def _make_local_error(self, spec: AssetSpec) -> LocalAssetDoesNotExistError:
+        versions = self._list_versions(self._cache.make_spec(spec.name))
         return LocalAssetDoesNotExistError(spec.name, spec.version, versions)
 
     def _list_versions(self, spec: AssetSpec) -> list[str]:
-        if self._is_offline:
-            folder, part = local_path(self.assets_dir, spec.name), spec.sub_part or ""
-            versions = spec.get_local_versions(folder)
-            return [one for one in versions if self._cache.may_hold(folder, one, part)]
-        with suppress(ObjectDoesNotExistError):
-            return self._require_store("list versions").get_versions_info(spec.name)
-        return []
+        if self.storage_provider is None:
+            return self._cache.find_versions(spec)
+        return self.storage_provider._find_versions(spec.name) or []
 
     def _require_store(self, action: str) -> StorageProvider:
-        if self._store_error:
-            raise self._store_error
         if not self.storage_provider:
             raise NoConfiguredProviderError(action)
         return self.storage_provider
-
-
-class LocalCopy(NamedTuple):
-    """A cached version: size in bytes on disk, and when it was fetched (ISO 8601)."""
-
-    name: str
-    version: str
-    path: str
-    size: int
-    date: str
-    is_partial: bool
 
 
 def _describe_copy(name: str, version: str, path: str) -> LocalCopy:
@@ -3520,8 +4040,25 @@ def _describe_copy(name: str, version: str, path: str) -> LocalCopy:
     for folder, _, files in os.walk(path):
         paths = (os.path.join(folder, file) for file in files)
         sizes += [os.lstat(one).st_size for one in paths if one != marker]
-    is_partial = marker.endswith(_PARTIAL)
+    is_partial = marker.endswith(_PARTIAL_MARKER)
     return LocalCopy(name, version, path, sum(sizes), fetched.isoformat(), is_partial)
+
+
+def _identify(path: str) -> tuple[int, ...] | None:
+    """Return what tells a file or folder from another at the same path."""
+    with suppress(OSError):
+        status = os.stat(path)
+        # an inode that was freed comes again
+        return status.st_dev, status.st_ino, status.st_mtime_ns
+    return None
+
+
+def _holds_versions(path: str) -> bool:
+    """Tell whether a folder is an asset's, with versions in it."""
+    with suppress(OSError):
+        names, systems = os.listdir(path), _VERSIONING_SYSTEMS.values()
+        return any(_is_version(name, one) for name in names for one in systems)
+    return False
 
 
 def _require_part(spec: AssetSpec, condition: bool) -> None:
@@ -3529,34 +4066,11 @@ def _require_part(spec: AssetSpec, condition: bool) -> None:
         raise AssetDoesNotExistError(str(spec), hint="the asset has no such part")
 
 
-def _find_existing_path(text: str, assets_dir: str) -> str | None:
-    """Return the file or folder that a version-less text is the path of, if any.
-
-    It lies below the assets dir, below the current folder, or the path is absolute.
-    """
-    has_version = ":" in text.partition("[")[0] and not os.path.isabs(text)
-    if has_version or "\0" in text:
-        return None
-    candidates: list[str] = [text] if os.path.isabs(text) else []
-    if is_contained(text):
-        candidates = [local_path(root, text) for root in (assets_dir, os.getcwd())]
-    base, _, part = text[:-1].partition("[")
-    if text[-1:] == "]" and is_contained(part.strip("/")):
-        folder = _find_existing_path(base, assets_dir)
-        candidates += [local_path(folder, part.strip("/"))] if folder else []
-    root = os.path.join(assets_dir, "")
-    for path in candidates:
-        is_allowed = not path.startswith(root) or is_inside(path, assets_dir)
-        if is_allowed and os.path.exists(path) and not _is_partial(path):
-            return path
-    return None
-
-
 def _check_apart(assets_dir: str, provider: StorageProvider) -> None:
     """Raise ConfigurationError where the assets dir and a local store overlap."""
     if not isinstance(provider.driver, LocalDriver):
         return
-    store = local_path(provider.driver.bucket, provider.prefix)
+    store = _local_path(provider.driver.bucket, provider.prefix)
     one, other = _resolve(assets_dir), _resolve(store)
     if one.startswith(other) or other.startswith(one):
         text = f"the assets dir {assets_dir!r} and the store {store!r} must not be the "
@@ -3566,8 +4080,6 @@ def _check_apart(assets_dir: str, provider: StorageProvider) -> None:
 
 # ------------------------------------------------------------------- the terminal
 
-_DOCTOR_TIMEOUT_S = 2.0  # for which failures are retried
-_DOCTOR_PATIENCE_S = 30.0  # for what does not even fail
 _REDRAW_S = 0.1
 _PATIENCE_S = 0.5  # shorter work shows no progress
 
@@ -3586,7 +4098,6 @@ class _Screen:
 
     @property
     def is_terminal(self) -> bool:
-        """Tell whether somebody looks."""
         return _is_terminal(self.stream) and os.environ.get("TERM") != "dumb"
 
     def show(self, progress: Progress) -> None:
@@ -3595,17 +4106,15 @@ class _Screen:
         with self._writing:
             if self._work != progress[:2]:
                 self._work, self._begun_at, self._samples = progress[:2], now, []
-            is_early = now < max(
-                self._drawn_at + _REDRAW_S, self._begun_at + _PATIENCE_S
-            )
-            if is_early and self._samples:
+            due = max(self._drawn_at + _REDRAW_S, self._begun_at + _PATIENCE_S)
+            if now < due and self._samples:
                 return
             self._samples = [*self._samples[-50:], (now, progress.done)]
-            if not is_early:
+            if now >= due:
                 then, done = self._samples[0]
                 rate = (progress.done - done) / (now - then) if now > then else 0
-                width = get_width(self.stream) - 1
-                self._draw(describe_progress(progress, rate, width))
+                width = _get_width(self.stream) - 1
+                self._draw(_describe_progress(progress, rate, width))
                 self._drawn_at = now
 
     def write(self, text: str) -> None:
@@ -3615,7 +4124,6 @@ class _Screen:
             self.stream.write(text)
 
     def flush(self) -> None:
-        """Let all that was written be seen."""
         self.stream.flush()
 
     def close(self) -> None:
@@ -3628,14 +4136,14 @@ class _Screen:
             # the cursor rests at the beginning: where a terminal that becomes narrower
             # wraps the text, that is its first row, and all of it can be wiped off.
             # Else its line alone is, as some keep in their history what J wipes off
-            before, self._width = self._width, get_width(self.stream)
+            before, self._width = self._width, _get_width(self.stream)
             wipe = "\x1b[K" if before == self._width else "\x1b[J"
             self.stream.write(f"\r{wipe}{text}" + "\r" * bool(text))
             self.stream.flush()
         self._is_drawn = bool(text)
 
 
-def describe_progress(progress: Progress, rate: float, width: int) -> str:
+def _describe_progress(progress: Progress, rate: float, width: int) -> str:
     """Return one line of at most so many characters; rate is in bytes a second."""
     done, size = progress.done, progress.size
     # no character that takes no column, or two
@@ -3643,9 +4151,9 @@ def describe_progress(progress: Progress, rate: float, width: int) -> str:
     parts = [_printable(what)]
     if size:
         parts.append(f"{100 * done // size} %")
-    parts.append(show_size(done) + (f" of {show_size(size)}" if size else ""))
+    parts.append(_show_size(done) + (f" of {_show_size(size)}" if size else ""))
     if rate > 0:
-        parts.append(f"{show_size(rate)}/s")
+        parts.append(f"{_show_size(rate)}/s")
     if rate > 0 and size:
         minutes, seconds = divmod(int((size - done) / rate), 60)
         parts.append(f"{minutes}:{seconds:02} left")
@@ -3662,7 +4170,7 @@ def _printable(text: str) -> str:
     return "".join(one if one.isprintable() else "?" for one in text)
 
 
-def show_size(size: float) -> str:
+def _show_size(size: float) -> str:
     """Return a number of bytes as people read it, in decimal units."""
     units = ["TB", "GB", "MB", "kB", "B"]
     while size >= 999.5 and len(units) > 1:
@@ -3676,40 +4184,42 @@ def _is_terminal(stream: IO[str] | None) -> bool:
     return stream is not None and not stream.closed and stream.isatty()
 
 
-def get_width(stream: IO[str] | None) -> int:
+def _get_width(stream: IO[str] | None) -> int:
     """Return how many columns a terminal has, or its text is to have elsewhere."""
     with suppress(OSError, ValueError, AttributeError):
-        if columns := os.get_terminal_size(cast(Any, stream).fileno()).columns:
+        if stream and (columns := os.get_terminal_size(stream.fileno()).columns):
             return columns
     with suppress(ValueError):
         return max(int(os.environ.get("COLUMNS", "")), 0) or 80
     return 80
 
 
+def _align(rows: Iterable[Sequence[object]]) -> list[str]:
+    """Return lines whose columns are aligned, those of sizes, whole numbers, right."""
+    rows = list(rows)
+    columns = []
+    for column in zip(*rows):
+        is_size = any(isinstance(one, int) for one in column)
+        texts = [
+            _show_size(one) if isinstance(one, int) else _printable(str(one or "-"))
+            for one in column
+        ]
+        width = max(map(len, texts))
+        columns.append(
+            [one.rjust(width) if is_size else one.ljust(width) for one in texts]
+        )
+    return ["  ".join(cells).rstrip() for cells in zip(*columns)]
+
+
 # ------------------------------------------------------------------- command line
+#
+# Each command is declared once, at the end: what it is called, does, takes and runs.
+# Data goes to stdout, everything else to stderr: see `_print` and `_fail`.
 
 _PROGRAM = "modelkit_assets"
 _EXIT_CODES = """exit codes: 0 done, 1 failed or declined, 2 bad usage or configuration,
 3 no such asset or version, 4 access refused, 5 store unreachable, 6 content does not
 match its digest, 130 interrupted"""
-# each of these options is a setting: where given, it stands for the variable
-_SETTINGS = {
-    "--assets-dir": ("MODELKIT_ASSETS_DIR", "DIR", "folder of the local copies"),
-    "--provider": (
-        "MODELKIT_STORAGE_PROVIDER",
-        "NAME",
-        "s3, gcs, az, local or another",
-    ),
-    "--bucket": ("MODELKIT_STORAGE_BUCKET", "BUCKET", "bucket, container or folder"),
-    "--prefix": ("MODELKIT_STORAGE_PREFIX", "PREFIX", "what object names begin with"),
-    "--versioning": (
-        "MODELKIT_ASSETS_VERSIONING_SYSTEM",
-        "SYSTEM",
-        "major_minor, simple_date or package.module:Class",
-    ),
-}
-_STORE = ("--provider", "--bucket", "--prefix")
-_CACHE = ("--assets-dir", "--versioning")
 _SCHEMES = {"s3": "s3", "gs": "gcs", "az": "az"}  # of URLs, and their providers
 _MOST_NAMES = 10_000  # are looked through for one that a misspelt name may mean
 
@@ -3721,13 +4231,13 @@ def main(args: Sequence[str] | None = None) -> int:
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     chosen = next((one for one in given if not one.startswith("-")), None)
     options = _get_main_parser(chosen).parse_args(given)
-    options.screen = _Screen()
-    options.on_progress = None
-    if options.screen.is_terminal and not options.quiet:
-        options.on_progress = options.screen.show
+    options.screen = screen = _Screen()
+    is_watched = screen.is_terminal and not options.quiet
+    options.on_progress = screen.show if is_watched else None
     try:
-        with _settings_from(options):
-            return cast(int, options.run(options))
+        with _logging(options):
+            code: int = options.run(options)
+            return code
     except KeyboardInterrupt:
         return _fail("interrupted", 130)
     except BrokenPipeError:  # whoever read our output has had enough
@@ -3741,23 +4251,13 @@ def main(args: Sequence[str] | None = None) -> int:
         return _fail(str(error), getattr(error, "exit_code", 1))
 
 
-def _fail(message: str, code: int) -> int:
-    print(f"{_PROGRAM}: error: {' '.join(message.split())}", file=sys.stderr)
-    return code
-
-
 @contextmanager
-def _settings_from(options: argparse.Namespace) -> Iterator[None]:
-    """Set what the options say: environment variables, and what is logged."""
-    global _attach_log
-    before = {variable: os.environ.get(variable) for variable, *_ in _SETTINGS.values()}
-    for variable, _, _ in _SETTINGS.values():
-        os.environ.update(
-            {variable: value} if (value := vars(options).get(variable)) else {}
-        )
+def _logging(options: argparse.Namespace) -> Iterator[None]:
+    """Let what the core logs be lines on stderr, above what the screen draws."""
+    global _set_up_log
     handlers: list[logging.Handler] = []
 
-    def attach(logger: logging.Logger) -> None:
+    def set_up(logger: logging.Logger) -> None:
         import logging
 
         if not handlers:
@@ -3767,17 +4267,31 @@ def _settings_from(options: argparse.Namespace) -> Iterator[None]:
             level = logging.ERROR if options.quiet else logging.WARNING
             logger.setLevel(logging.DEBUG if options.verbose else level)
 
-    _attach_log = attach
+    _set_up_log = set_up
     try:
         yield
     finally:
-        _attach_log = None
+        _set_up_log = None
         options.screen.close()
         for handler in handlers:
             _logger().removeHandler(handler)
-        for variable, value in before.items():
-            os.environ.pop(variable, None)
-            os.environ.update({variable: value} if value is not None else {})
+
+
+def _fail(message: str, code: int) -> int:
+    _say(f"error: {' '.join(message.split())}")
+    return code
+
+
+def _say(message: str) -> None:
+    print(f"{_PROGRAM}: {message}", file=sys.stderr)
+
+
+def _print(options: argparse.Namespace, document: Any, lines: Iterable[str]) -> int:
+    """Print the result of a command, as one JSON document or as lines; return 0."""
+    options.screen.close()
+    for line in [json.dumps(document, indent=2)] if options.json else lines:
+        print(line)
+    return 0
 
 
 def _get_main_parser(chosen: str | None = None) -> argparse.ArgumentParser:
@@ -3794,7 +4308,7 @@ def _get_main_parser(chosen: str | None = None) -> argparse.ArgumentParser:
 
     def formatter(prog: str) -> argparse.HelpFormatter:
         # which would import `shutil` to find this width
-        return argparse.HelpFormatter(prog, width=get_width(sys.stdout) - 2)
+        return argparse.HelpFormatter(prog, width=_get_width(sys.stdout) - 2)
 
     common: Any = {"formatter_class": formatter}
     description = (__doc__ or "").split("\n")[0]
@@ -3805,16 +4319,19 @@ def _get_main_parser(chosen: str | None = None) -> argparse.ArgumentParser:
     parser.add_argument("--version", action=ShowVersion, nargs=0, help=text)
     # without `prog`, argparse would compose a usage for it
     commands = parser.add_subparsers(metavar="COMMAND", required=True, prog=_PROGRAM)
-    for run, (text, example, add_arguments) in _COMMANDS.items():
-        name = run.__name__[len("_run_") :]
-        epilog = f"example: {_PROGRAM} {name} {example}"
-        sentence = f"{text[0].upper()}{text[1:]}."
+    for one in _COMMANDS:
         command = commands.add_parser(
-            name, help=text, description=sentence, epilog=epilog, **common
+            one.name,
+            help=one.text,
+            description=f"{one.text[0].upper()}{one.text[1:]}.",
+            epilog=f"example: {_PROGRAM} {one.name} {one.example}",
+            **common,
         )
-        if chosen in (None, name):
-            command.set_defaults(run=run)
-            add_arguments(command)
+        if chosen in (None, one.name):
+            command.set_defaults(run=one.run)
+            for argument in f"{one.arguments} -v -q --json".split():
+                names, how = _ARGUMENTS[argument]
+                command.add_argument(*names, **how)
     return parser
 
 
@@ -3823,133 +4340,60 @@ def _digest_own_file() -> str:
     import hashlib
 
     if os.path.isfile(__file__):
-        return hash_file(__file__, lambda _: None)
+        with _open_plain_file(__file__) as file:
+            return _hash(_iterate_file(file), lambda size: None)
     # it lies in a zip application, which knows how to read it
-    return hashlib.sha256(cast(Any, __spec__).loader.get_data(__file__)).hexdigest()
+    loader: Any = __spec__.loader
+    return hashlib.sha256(loader.get_data(__file__)).hexdigest()
 
 
-def _add_settings(command: argparse.ArgumentParser, *options: str) -> None:
-    for option in options:
-        variable, metavar, text = _SETTINGS[option]
-        names = [option, "--storage-prefix"] if option == "--prefix" else [option]
-        text = f"{text} ({variable})"
-        command.add_argument(*names, metavar=metavar, dest=variable, help=text)
-    command.add_argument("-v", "--verbose", action="store_true", help="say more")
-    command.add_argument("-q", "--quiet", action="store_true", help="say less")
-    command.add_argument("--json", action="store_true", help="print one JSON document")
+def _open_store(options: argparse.Namespace, **settings: Any) -> StorageProvider:
+    names = ("provider", "bucket", "prefix")
+    given = {name: vars(options).get(f"storage_{name}") for name in names}
+    versioning = options.assets_versioning_system
+    how = {"on_progress": options.on_progress, "versioning": versioning}
+    return StorageProvider(**{**given, **how, **settings})
 
 
-def _add_flag(command: argparse.ArgumentParser, text: str, *names: str) -> None:
-    command.add_argument(*names, action="store_true", help=text)
+def _open_manager(options: argparse.Namespace) -> AssetsManager:
+    chosen, provider = vars(options).get("storage_provider"), None
+    if _find_setting("MODELKIT_STORAGE_PROVIDER", chosen)[0]:
+        provider = _open_store(options)
+    return AssetsManager(
+        options.assets_dir,
+        storage_provider=provider,
+        on_progress=options.on_progress,
+        versioning=options.assets_versioning_system,
+    )
 
 
-def _add_new(command: argparse.ArgumentParser, target: str = "NAME") -> None:
-    text = "file or folder to publish; or s3://, gs:// or az://BUCKET/KEY"
-    command.add_argument("path", metavar="PATH", help=text)
-    command.add_argument("spec", metavar=target, help="asset to publish it as")
-    text = "make one object of a folder, a tar: faster where there are many files"
-    _add_flag(command, text, "--pack")
-    _add_consent(command)
-    _add_settings(command, *_STORE, "--versioning")
-
-
-def _add_update(command: argparse.ArgumentParser) -> None:
-    _add_new(command, "NAME[:MAJOR]")
-    _add_flag(command, "publish the first version of the next major", "--bump-major")
-
-
-def _add_consent(command: argparse.ArgumentParser) -> None:
-    _add_flag(command, "do not ask", "-y", "--yes")
-    _add_flag(command, "say what would be done, and change nothing", "--dry-run")
-
-
-def _add_list(command: argparse.ArgumentParser) -> None:
-    text = "names to list, as 'nlp/*'; all without it"
-    command.add_argument("glob", metavar="GLOB", nargs="?", default="*", help=text)
-    _add_flag(command, "list the local copies, with size and date", "--local")
-    text = "a line for each version: date, size, files, who pushed it"
-    _add_flag(command, text, "-l", "--long")
-    _add_settings(command, *_SETTINGS)
-
-
-def _add_specs(command: argparse.ArgumentParser) -> None:
-    text = "name[:version][[part]]"
-    command.add_argument("specs", metavar="SPEC", nargs="*", help=text)
-    text = "read specs from a file, one a line; # begins a comment"
-    command.add_argument("-r", metavar="FILE", dest="file", help=text)
-    _add_settings(command, *_SETTINGS)
-
-
-def _add_fetch(command: argparse.ArgumentParser) -> None:
-    _add_specs(command)
-    _add_flag(command, "download again what is cached", "--download")
-
-
-def _add_info(command: argparse.ArgumentParser) -> None:
-    command.add_argument("spec", metavar="SPEC", help="name[:version]")
-    _add_settings(command, *_SETTINGS)
-
-
-def _add_verify(command: argparse.ArgumentParser) -> None:
-    text = "name[:version][[part]]; all local copies without it"
-    command.add_argument("specs", metavar="SPEC", nargs="*", help=text)
-    _add_settings(command, *_SETTINGS)
-
-
-def _add_remove(command: argparse.ArgumentParser) -> None:
-    command.add_argument("specs", metavar="SPEC", nargs="+", help="name[:version]")
-    _add_consent(command)
-    _add_settings(command, *_CACHE)
-
-
-def _add_prune(command: argparse.ArgumentParser) -> None:
-    text = "how many versions of each asset to keep"
-    command.add_argument("--keep", metavar="N", type=int, required=True, help=text)
-    _add_consent(command)
-    _add_settings(command, *_CACHE)
-
-
-def _add_doctor(command: argparse.ArgumentParser) -> None:
-    text = "also publish a probe object, which is deleted again"
-    _add_flag(command, text, "--write")
-    _add_settings(command, *_SETTINGS)
-
-
-def _read_specs(options: argparse.Namespace) -> list[str]:
-    specs = list(options.specs)
-    if options.file:
-        try:
-            with open(options.file, encoding="utf-8") as file:
-                lines = [re.split(r"(?:^|\s)#", line)[0].strip() for line in file]
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigurationError(
-                f"cannot read {options.file!r}: {error}"
-            ) from error
-        specs += filter(None, lines)
-    if not specs and not options.file:
-        raise InvalidAssetSpecError("", "give a SPEC, or a file of them with -r")
-    return specs
+def _confirm(options: argparse.Namespace, question: str) -> bool:
+    if options.yes or options.dry_run:
+        return True
+    if not _is_terminal(sys.stdin):
+        raise ConfigurationError("cannot ask without a terminal: agree with --yes")
+    print(question, "[y/N] ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip() in ("y", "Y", "yes")
 
 
 def _run_new(options: argparse.Namespace) -> int:
-    spec = AssetSpec.from_string(options.spec)
+    spec = AssetSpec.from_string(options.spec, options.assets_versioning_system)
     if spec.version or spec.sub_part:
-        raise InvalidAssetSpecError(
-            options.spec, "a new asset is given by its NAME alone"
-        )
-    check_new_name(spec.name)
+        reason = "a new asset is given by its NAME alone"
+        raise InvalidAssetSpecError(options.spec, reason)
+    _check_new_name(spec.name, options.assets_versioning_system)
     return _publish(options, spec, f"the new asset {spec.name!r}")
 
 
 def _run_update(options: argparse.Namespace) -> int:
-    spec = AssetSpec.from_string(options.spec)
+    spec = AssetSpec.from_string(options.spec, options.assets_versioning_system)
     if spec.is_version_complete() or spec.sub_part:
         raise InvalidAssetSpecError(options.spec, "an update takes NAME or NAME:MAJOR")
     return _publish(options, spec, f"the next version of {str(spec)!r}")
 
 
 def _publish(options: argparse.Namespace, spec: AssetSpec, what: str) -> int:
-    provider = StorageProvider(on_progress=options.on_progress)
+    provider = _open_store(options)
     uri = provider.driver.get_object_uri(provider.prefix)
     if not _confirm(options, f"Publish {options.path!r} as {what} in {uri}?"):
         return _fail("declined, nothing was published", 1)
@@ -3972,46 +4416,35 @@ def _local_source(options: argparse.Namespace) -> Iterator[str]:
     if not url:
         yield options.path
         return
-    provider = StorageProvider(
-        provider=_SCHEMES[url[1]], bucket=url[2], on_progress=options.on_progress
-    )
+    provider = _open_store(options, provider=_SCHEMES[url[1]], bucket=url[2])
     with tempfile.TemporaryDirectory() as folder:
-        yield provider.download_objects(url[3], folder)
-
-
-def _confirm(options: argparse.Namespace, question: str) -> bool:
-    if options.yes or options.dry_run:
-        return True
-    if not _is_terminal(sys.stdin):
-        raise ConfigurationError("cannot ask without a terminal: agree with --yes")
-    print(question, "[y/N] ", end="", file=sys.stderr, flush=True)
-    return sys.stdin.readline().strip() in ("y", "Y", "yes")
+        yield provider._download_objects(url[3], folder)
 
 
 def _run_list(options: argparse.Namespace) -> int:
     if options.local:
         return _list_copies(options)
-    provider = StorageProvider()
+    provider = _open_store(options)
     assets = dict(provider.iterate_assets())
     found = {name: assets[name] for name in assets if _is_wanted(name, options)}
     if not found:
         where = provider.driver.get_object_uri(provider.prefix)
-        print(f"{_PROGRAM}: no such assets below {where}", file=sys.stderr)
+        _say(f"no such assets below {where}")
     if options.long:
         return _list_versions(options, provider, found)
     width = max(map(len, found), default=0)
-    room = get_width(sys.stdout) - width - 2 if _is_terminal(sys.stdout) else None
-    lines = [f"{name:{width}}  {fit_versions(found[name], room)}" for name in found]
+    room = _get_width(sys.stdout) - width - 2 if _is_terminal(sys.stdout) else None
+    lines = [f"{name:{width}}  {_fit_versions(found[name], room)}" for name in found]
     return _print(options, found, lines)
 
 
 def _is_wanted(name: str, options: argparse.Namespace) -> bool:
     from fnmatch import fnmatchcase
 
-    return fnmatchcase(name, options.glob)
+    return fnmatchcase(name, options.glob or "*")
 
 
-def fit_versions(versions: Sequence[str], room: int | None) -> str:
+def _fit_versions(versions: Sequence[str], room: int | None) -> str:
     """Return as many versions as fit into so many characters, and how many there are.
 
     They come in order; the first is there however narrow it is. None: there is room.
@@ -4026,86 +4459,69 @@ def fit_versions(versions: Sequence[str], room: int | None) -> str:
 def _list_versions(
     options: argparse.Namespace, provider: StorageProvider, found: dict[str, list[str]]
 ) -> int:
-    """Print a line for each version in the store."""
     pairs = [(name, version) for name in found for version in found[name]]
-    manifests = provider.read_manifests(pairs)
     document, rows = [], []
-    for (name, version), manifest in zip(pairs, manifests):
-        date, size, pushed_by, files = None, None, None, None
+    for (name, version), manifest in zip(pairs, provider._read_manifests(pairs)):
+        about = dict.fromkeys(("push_date", "size", "files", "pushed_by"))
         if manifest:
-            date, pushed_by = map(manifest.document.get, ("push_date", "pushed_by"))
-            size, files = manifest.size, len(manifest.files)
-        row = {"name": name, "version": version, "push_date": date, "size": size}
-        pushed_by = pushed_by and str(pushed_by)
-        document.append({**row, "files": files, "pushed_by": pushed_by})
+            about = {key: manifest.document.get(key) for key in about}
+            about.update(size=manifest.size, files=len(manifest.files))
+        document.append({"name": name, "version": version, **about})
+        date, size, files, pushed_by = about.values()
         count = "-" if files is None else f"{files} file{'s' * (files != 1)}"
         rows.append((f"{name}:{version}", _show_date(date), size, count, pushed_by))
     return _print(options, document, _align(rows))
 
 
 def _list_copies(options: argparse.Namespace) -> int:
-    """Print a line for each version in the assets dir."""
-    manager = AssetsManager()
-    document, rows = [], []
-    for copy in manager.iterate_copies():
-        if _is_wanted(copy.name, options):
-            document.append(copy._asdict())
-            is_partial = "in part" if copy.is_partial else "whole"
-            name = f"{copy.name}:{copy.version}"
-            rows.append((name, _show_date(copy.date), copy.size, is_partial))
-    if not rows:
-        where = f"in {manager.assets_dir!r}"
-        print(f"{_PROGRAM}: no such copies {where}", file=sys.stderr)
-    return _print(options, document, _align(rows))
+    manager = _open_manager(options)
+    copies = manager.iterate_copies()
+    found = [copy for copy in copies if _is_wanted(copy.name, options)]
+    if not found:
+        _say(f"no such copies in {manager.assets_dir!r}")
+    rows = []
+    for copy in found:
+        extent = "in part" if copy.is_partial else "whole"
+        name = f"{copy.name}:{copy.version}"
+        rows.append((name, _show_date(copy.date), copy.size, extent))
+    return _print(options, [copy._asdict() for copy in found], _align(rows))
 
 
-def _show_date(date: object) -> str:
+def _show_date(date: Any) -> str:
     """Return a time as people read it, to the minute, in UTC."""
     from datetime import timezone
 
-    with suppress(ValueError, TypeError):
-        time_of_day = parse_date(cast(str, date)).astimezone(timezone.utc)
-        return time_of_day.strftime("%Y-%m-%d %H:%M")
+    with suppress(ValueError, TypeError, OverflowError):
+        return f"{_parse_date(date).astimezone(timezone.utc):%Y-%m-%d %H:%M}"
     return "-"
 
 
-def _align(rows: Sequence[Sequence[object]]) -> Iterator[str]:
-    """Return lines whose columns are aligned, those of sizes to the right."""
-    shown = [
-        [
-            show_size(one) if isinstance(one, int) else _printable(str(one or "-"))
-            for one in row
-        ]
-        for row in rows
-    ]
-    widths = [max(map(len, column)) for column in zip(*shown)]
-    sizes = [any(isinstance(one, int) for one in column) for column in zip(*rows)]
-    for texts in shown:
-        cells = (
-            text.rjust(width) if is_size else text.ljust(width)
-            for text, width, is_size in zip(texts, widths, sizes)
-        )
-        yield "  ".join(cells).rstrip()
+def _read_specs(options: argparse.Namespace) -> list[str]:
+    specs = list(options.specs)
+    if options.r:
+        try:
+            with open(options.r, encoding="utf-8") as file:
+                lines = [re.split(r"(?:^|\s)#", line)[0].strip() for line in file]
+        except (OSError, UnicodeDecodeError) as error:
+            text = f"cannot read {options.r!r}: {error}"
+            raise ConfigurationError(text) from error
+        specs += filter(None, lines)
+    if not specs and not options.r:
+        raise InvalidAssetSpecError("", "give a SPEC, or a file of them with -r")
+    return specs
 
 
 def _run_fetch(options: argparse.Namespace) -> int:
-    specs, found = _read_specs(options), []
-    manager = AssetsManager(on_progress=options.on_progress)
+    specs, found, manager = _read_specs(options), [], _open_manager(options)
     for text in specs:
         with _suggesting(manager):
             info = manager.fetch_asset(text, True, options.download or None)
-        path, version, from_cache = info["path"], info["version"], info["from_cache"]
-        found.append(
-            {
-                "spec": text,
-                "path": os.path.abspath(path),
-                "version": version,
-                "from_cache": from_cache,
-            }
-        )
+        path = os.path.abspath(info["path"])
+        shown = {key: info[key] for key in ("version", "from_cache")}
+        found.append({"spec": text, "path": path, **shown})
         if not options.json:
             options.screen.close()
-            print(os.path.abspath(path), flush=True)
+            print(path, flush=True)
     return _print(options, found, [])
 
 
@@ -4117,20 +4533,21 @@ def _suggesting(manager: AssetsManager) -> Iterator[None]:
     except (AssetDoesNotExistError, LocalAssetDoesNotExistError) as error:
         from difflib import get_close_matches
 
-        name, names = vars(error)["name"], list[str]()
+        about, names = vars(error), list[str]()
         with suppress(ModelkitAssetsError, OSError, ValueError):
-            names = manager.find_names(_MOST_NAMES)
-        is_known = name in names or "[" in name  # as where a part is missing
-        near = [] if is_known else get_close_matches(name, names, cutoff=0.5)
+            names = manager._find_names(_MOST_NAMES)
+        # one that is known lacks a version, or a part
+        is_known = about["name"] in names or "[" in about["name"]
+        near = [] if is_known else get_close_matches(about["name"], names, cutoff=0.5)
         if not near:
             raise
-        hint = vars(error).get("hint", "it is not in the assets dir")
+        hint = about.get("hint", "it is not in the assets dir")
         hint += f"; is it {' or '.join(map(repr, near))}?"
-        raise AssetDoesNotExistError(name, vars(error)["version"], hint) from error
+        raise AssetDoesNotExistError(about["name"], about["version"], hint) from error
 
 
 def _run_resolve(options: argparse.Namespace) -> int:
-    specs, manager, pinned = _read_specs(options), AssetsManager(), []
+    specs, manager, pinned = _read_specs(options), _open_manager(options), []
     for text in specs:
         with _suggesting(manager):
             pinned.append(str(manager.resolve(text)))
@@ -4138,8 +4555,7 @@ def _run_resolve(options: argparse.Namespace) -> int:
 
 
 def _run_verify(options: argparse.Namespace) -> int:
-    manager, code = AssetsManager(on_progress=options.on_progress), 0
-    document = []
+    manager, code, document = _open_manager(options), 0, []
     for spec in _find_copies(manager, options.specs):
         hint = f"is not what was published: `fetch --download {spec}` replaces it"
         try:
@@ -4151,7 +4567,7 @@ def _run_verify(options: argparse.Namespace) -> int:
         code = max(code, {"right": 0, "no digests": 1, "wrong": 6}[state])
         options.screen.close()
         for path in wrong or ():
-            print(f"{_PROGRAM}: {path!r} {hint}", file=sys.stderr)
+            _say(f"{path!r} {hint}")
         if not options.json:
             print(f"{state:10}  {spec}", flush=True)
     return _print(options, document, []) or code
@@ -4159,54 +4575,53 @@ def _run_verify(options: argparse.Namespace) -> int:
 
 def _find_copies(manager: AssetsManager, texts: Sequence[str]) -> Iterator[AssetSpec]:
     """Yield what is to be verified: where there is no version, all local copies."""
-    copies = list(manager.iterate_copies())
-    specs = [AssetSpec.from_string(text) for text in texts]
-    for spec in specs:
-        part = spec.sub_part
-        versions = [copy.version for copy in copies if copy.name == spec.name]
-        if spec.version or not versions:
+    make_spec = manager._cache.make_spec
+    found = manager.iterate_copies()
+    copies = [make_spec(copy.name, version=copy.version) for copy in found]
+    yield from () if texts else copies
+    for spec in map(manager._read_spec, texts):
+        same = [copy.version for copy in copies if copy.name == spec.name]
+        if spec.version or not same:
             with _suggesting(manager):
                 yield manager.resolve(spec)
             continue
-        for version in versions:
-            yield AssetSpec(spec.name, version=version, sub_part=part)
-    for copy in () if texts else copies:
-        yield AssetSpec(copy.name, version=copy.version)
+        for version in same:
+            yield make_spec(spec.name, version=version, sub_part=spec.sub_part)
 
 
 def _run_remove(options: argparse.Namespace) -> int:
-    manager = AssetsManager()
-    doomed = [one for text in options.specs for one in manager.remove(text, True)]
-    return _remove(options, manager, list(dict.fromkeys(doomed)))
+    manager = _open_manager(options)
+    specs = [one for text in options.specs for one in manager.remove(text, True)]
+    return _remove(options, manager, list(dict.fromkeys(specs)))
 
 
 def _run_prune(options: argparse.Namespace) -> int:
-    manager = AssetsManager()
+    manager = _open_manager(options)
     return _remove(options, manager, manager.prune(options.keep, True))
 
 
 def _remove(
-    options: argparse.Namespace, manager: AssetsManager, doomed: list[AssetSpec]
+    options: argparse.Namespace, manager: AssetsManager, specs: list[AssetSpec]
 ) -> int:
-    names = [str(spec) for spec in doomed]
+    names = [str(spec) for spec in specs]
     what = f"{len(names)} local copies from {manager.assets_dir!r}: {', '.join(names)}"
-    if doomed and not _confirm(options, f"Delete {what}?"):
+    if specs and not _confirm(options, f"Delete {what}?"):
         return _fail("declined, nothing was deleted", 1)
-    for spec in () if options.dry_run else doomed:
+    for spec in () if options.dry_run else specs:
         with suppress(AssetDoesNotExistError):  # another process was faster
             manager.remove(spec)
     return _print(options, names, names)
 
 
 def _run_info(options: argparse.Namespace) -> int:
-    manager = AssetsManager()
+    manager = _open_manager(options)
     with _suggesting(manager):
         spec = manager.resolve(options.spec)
         _require_part(spec, not spec.sub_part)
-        manifest, provider = manager.find_manifest(spec), manager.storage_provider
-    document: dict[str, Any] = {"spec": str(spec), "path": manager.find_path(spec)}
-    if provider:
-        object_name = provider.get_object_name(spec.name, cast(str, spec.version))
+        path, manifest = manager._find_copy(spec)
+    document: dict[str, Any] = {"spec": str(spec), "path": path}
+    if provider := manager.storage_provider:
+        object_name = provider.get_object_name(spec.name, str(spec.version))
         document["uri"] = provider.driver.get_object_uri(object_name)
     lines = [f"{key}: {value or 'not cached'}" for key, value in document.items()]
     document["manifest"] = manifest and manifest.document
@@ -4214,139 +4629,129 @@ def _run_info(options: argparse.Namespace) -> int:
         if manifest and key in manifest.document:
             lines.append(f"{key}: {manifest.document[key]}")
     for file in manifest.files if manifest else ():
-        lines.append(f"{file.size or '-':>12}  {file.sha256 or '-':64}  {file.path}")
+        size = "-" if file.size is None else file.size
+        lines.append(f"{size:>12}  {file.sha256 or '-':64}  {file.path}")
     return _print(options, document, lines)
 
 
-def _run_doctor(options: argparse.Namespace) -> int:
-    checks: list[dict[str, object]] = []
-    made: list[StorageProvider] = []
+# `doctor` finds out what is wrong, and says it in the words of the errors above
 
-    def examine(name: str, check: Callable[[], str]) -> bool:
+_DOCTOR_TIMEOUT_S = 2.0  # for which failures are retried
+_DOCTOR_PATIENCE_S = 30.0  # for what does not even fail
+
+
+def _run_doctor(options: argparse.Namespace) -> int:
+    checks: list[dict[str, Any]] = []
+
+    def check(name: str, examine: Callable[..., str], *about: Any) -> bool:
         state, code = "ok", 0
         try:
-            detail = check()
+            detail = examine(*about)
         except (ModelkitAssetsError, OSError) as error:
             state, detail = "failed", str(error)
             code = getattr(error, "exit_code", 1)
         checks.append({"check": name, "state": state, "detail": detail, "code": code})
         return not code
 
-    def configure() -> str:
-        made.append(StorageProvider())
-        made[0].timeout = min(made[0].timeout, _DOCTOR_TIMEOUT_S)
-        return cast(str, made[0].provider)
-
-    is_offline = not find_setting("MODELKIT_STORAGE_PROVIDER")[0]
-    examine("versioning", _check_versioning)
-    if is_offline and not options.write:
-        text = "none: pre-downloaded mode, only what is cached is served"
-        examine("provider", lambda: text)
-    elif examine("provider", configure):
-        reads = {"SDK": _check_sdk, "list": _check_listing, "read": _check_reading}
-        is_well = all(
-            examine(name, partial(_answer_soon, check, made[0]))
-            for name, check in reads.items()
-        )
+    opened: list[StorageProvider] = []
+    check("versioning", _check_versioning, options)
+    if check("provider", _check_provider, options, opened) and opened:
+        is_well = check("read", _check_reading, opened[0])
         if is_well and options.write:
-            examine("write", lambda: _check_writing(made[0]))
-    examine("assets dir", lambda: _check_assets_dir(made, is_offline))
-    settings = list(_find_settings(options))
+            check("write", _check_writing, opened[0])
+    check("assets dir", _check_assets_dir, options, opened)
+    settings = list(_describe_settings(options))
     lines = [*_align([tuple(one.values()) for one in settings]), ""]
     lines += [f"{one['state']:6}  {one['check']}: {one['detail']}" for one in checks]
     _print(options, {"settings": settings, "checks": checks}, lines)
-    return next((cast(int, one["code"]) for one in checks if one["code"]), 0)
+    return next((one["code"] for one in checks if one["code"]), 0)
 
 
-def _find_settings(options: argparse.Namespace) -> Iterator[dict[str, str]]:
+def _describe_settings(options: argparse.Namespace) -> Iterator[dict[str, str]]:
     """Yield each setting, its value unless that is a secret, and where it is from."""
-    given = {variable: option for option, (variable, *_) in _SETTINGS.items()}
-    for variable in _DEFAULTS:
-        value, source = find_setting(variable)
-        if vars(options).get(variable):
-            source = given[variable]
+    found = {}
+    for variable in _SETTINGS:
+        given = vars(options).get(_name_field(variable))
+        found[variable] = value, source = _find_setting(variable, given)
         yield {"setting": variable, "value": str(value or "-"), "from": source}
-    driver: object = None
+    provider = found["MODELKIT_STORAGE_PROVIDER"][0] or "local"
     with suppress(ModelkitAssetsError):
-        driver = load_driver(find_setting("MODELKIT_STORAGE_PROVIDER")[0] or "local")
-    for variable, is_secret in getattr(driver, "variables", {}).items():
-        value = os.environ.get(variable)
-        shown = "***" if is_secret and value else value or "-"
-        # of a URL that has a password, or of JSON in place of the path of its file
-        shown = re.sub("(?s).*@|.*{.*", "***", shown)
-        source = "environment" if value else "not set"
-        yield {"setting": variable, "value": shown, "from": source}
+        for variable, (_, is_secret) in _load_driver(provider).variables.items():
+            value = os.environ.get(variable)
+            shown = "***" if is_secret and value else value or "-"
+            # of a URL that has a password, or of JSON in place of the path of its file
+            shown = re.sub("(?s).*@|.*{.*", "***", shown)
+            source = "environment" if value else "not set"
+            yield {"setting": variable, "value": shown, "from": source}
 
 
-def _check_versioning() -> str:
-    system = find_versioning_system(None)
+def _check_versioning(options: argparse.Namespace) -> str:
+    system = _find_versioning_system(options.assets_versioning_system)
     return f"{system.__name__} is used" if system else "inferred from the versions"
 
 
-def _answer_soon(
-    check: Callable[[StorageProvider], str], provider: StorageProvider
-) -> str:
-    """Return check(provider), or raise what it does; it may not hang, as SDKs do."""
-    answers: list[str] = []
-    errors: list[Exception] = []
-
-    def ask() -> None:
-        try:
-            answers.append(check(provider))
-        except Exception as error:  # to be raised by whoever asked
-            errors.append(error)
-
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(_DOCTOR_PATIENCE_S)
-    if errors:
-        raise errors[0]
-    if not answers:
-        where = provider.driver.get_object_uri(provider.prefix)
-        raise StorageUnavailableError(where, _DOCTOR_PATIENCE_S, "there is no answer")
-    return answers[0]
-
-
-def _check_sdk(provider: StorageProvider) -> str:
-    package = getattr(provider.driver, "package", None)
-    provider.retry(provider.prefix, lambda: getattr(provider.driver, "client", None))
-    return f"{package} is there" if package else "none is needed"
-
-
-def _find_first(provider: StorageProvider) -> str | None:
-    # each attempt begins anew, as a generator that failed has ended
-    iterate = provider.driver.iterate_objects
-    return provider.retry(provider.prefix, lambda: next(iterate(provider.prefix), None))
-
-
-def _check_listing(provider: StorageProvider) -> str:
-    where = provider.driver.get_object_uri(provider.prefix)
-    is_empty = _find_first(provider) is None
-    return f"{where} can be listed" + (", and is empty" if is_empty else "")
+def _check_provider(options: argparse.Namespace, opened: list[StorageProvider]) -> str:
+    given = options.storage_provider
+    if not (options.write or _find_setting("MODELKIT_STORAGE_PROVIDER", given)[0]):
+        _Settings.resolve()  # one that is wrong would fail each fetch
+        return "none: pre-downloaded mode, only what is cached is served"
+    provider = _open_store(options)
+    provider.timeout = min(provider.timeout, _DOCTOR_TIMEOUT_S)
+    opened.append(provider)
+    package = provider.driver.package
+    return provider.provider + (f", through {package}" if package else "")
 
 
 def _check_reading(provider: StorageProvider) -> str:
-    from io import BytesIO
+    where = provider.driver.get_object_uri(provider.prefix)
+    answers: list[str | Exception] = []
 
-    found = _find_first(provider)
-    if not found:
-        return "there is nothing to read yet"
-    download = provider.driver.download_object
-    provider.retry(found, lambda: download(found, BytesIO(), 0, 1))
-    return f"{found!r} can be read"
+    def ask() -> None:
+        driver = provider._connect()
+        try:
+            first = driver.find_first(provider.prefix)
+            if first:
+                next(driver.iterate_bytes(first, 0, 1), None)
+            found = f"{first!r} read" if first else "is empty"
+            answers.append(f"{where} can be listed, and {found}")
+        except Exception as error:  # to be raised by whoever asked
+            answers.append(error)
+
+    # an SDK may hang for minutes
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(_DOCTOR_PATIENCE_S)
+    if not answers:
+        raise StorageUnavailableError(where, _DOCTOR_PATIENCE_S, "there is no answer")
+    if isinstance(answers[0], Exception):
+        raise answers[0]
+    return answers[0]
 
 
 def _check_writing(provider: StorageProvider) -> str:
     """Write an object under each condition, and delete it."""
-    name = f"{provider.prefix}/modelkit-assets-probe-{_token()}"
+    name = f"{provider.prefix}/modelkit-assets-probe-{_make_token()}"
+    driver = provider._connect()
+
+    def write(data: bytes, if_match: str) -> str:
+        with suppress(FileExistsError):
+            return driver.write_object(data, name, if_match=if_match)
+        return ""
+
     try:
-        _prove_writing(provider, name)
+        first = write(b"1", "")
+        second = write(b"2", first)
+        if not second or write(b"3", "") or write(b"3", first):
+            text = "the store ignores conditional writes, so of concurrent publishers "
+            raise StorageDriverError(text + "one may be lost: publish from one place")
+        if driver.read_object(name)[0] != b"2":
+            raise StorageDriverError(f"{name!r} is not what was written")
     except BaseException:
         with suppress(ModelkitAssetsError):  # it may not be there
-            provider.retry(name, lambda: provider.driver.delete_object(name))
+            driver.delete_object(name)
         raise
     try:
-        provider.retry(name, lambda: provider.driver.delete_object(name))
+        driver.delete_object(name)
     except StorageAccessError as error:
         reason = "it was written, and may not be deleted, which publishing does not "
         reason += f"need: delete it by hand ({error.__cause__})"
@@ -4354,97 +4759,174 @@ def _check_writing(provider: StorageProvider) -> str:
     return "objects can be created and replaced, and conditional writes are honoured"
 
 
-def _prove_writing(provider: StorageProvider, name: str) -> None:
-    def write(data: bytes, if_match: str) -> str:
-        """Return the etag; `""` where the condition failed."""
-        with suppress(FileExistsError):
-            return provider._write(data, name, if_match)
-        return ""
-
-    first = write(b"1", "")
-    second = write(b"2", first)
-    if not second or write(b"3", "") or write(b"3", first):
-        text = "the store ignores conditional writes, so of concurrent publishers "
-        raise StorageDriverError(text + "one may be lost: publish from one place")
-    if provider.retry(name, lambda: provider.driver.read_object(name))[0] != b"2":
-        raise StorageDriverError(f"{name!r} is not what was written")
-
-
-def _check_assets_dir(made: list[StorageProvider], is_offline: bool) -> str:
+def _check_assets_dir(
+    options: argparse.Namespace, opened: list[StorageProvider]
+) -> str:
     import shutil
     import tempfile
 
-    folder = os.path.abspath(find_setting("MODELKIT_ASSETS_DIR")[0] or os.getcwd())
-    cache = _Cache(folder, _number(None, "MODELKIT_ASSETS_TIMEOUT_S"))
-    cache.require_assets_dir()
-    for provider in made:
+    folder, _ = _find_setting("MODELKIT_ASSETS_DIR", options.assets_dir)
+    folder = os.path.abspath(folder or os.getcwd())
+    _Cache(folder, 0).require_assets_dir()
+    for provider in opened:
         _check_apart(folder, provider)
     os.listdir(folder)
     try:
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(b"1")
     except OSError as error:
-        if is_offline:
+        if not opened:
             reason = f"({error.strerror}), as pre-downloaded mode may find it"
             return f"{folder!r} cannot be written {reason}"
         raise AssetsDirError(folder, error.strerror) from error
-    free = show_size(shutil.disk_usage(folder).free)
+    free = _show_size(shutil.disk_usage(folder).free)
     return f"{folder!r} can be written, {free} are free"
 
 
-def _print(options: argparse.Namespace, document: Any, lines: Iterable[str]) -> int:
-    """Print the result of a command, as one JSON document or as lines; return 0."""
-    options.screen.close()
-    for line in [json.dumps(document, indent=2)] if options.json else lines:
-        print(line)
-    return 0
+def _flag(text: str, *names: str) -> Any:
+    return names, {"action": "store_true", "help": text}
 
 
-# each command's function, what it does, an example, and what makes its arguments
-_COMMANDS: dict[Callable[[Any], int], tuple[str, str, Callable[[Any], None]]] = {
-    _run_new: (
+def _value(metavar: str, text: str, *names: str, **more: Any) -> Any:
+    return names, {"metavar": metavar, "help": text, **more}
+
+
+def _setting(variable: str, metavar: str, text: str, *names: str) -> Any:
+    """Return an option that beats a setting's variable."""
+    how = {"metavar": metavar, "dest": _name_field(variable)}
+    return names, {"help": f"{text} ({variable})", **how}
+
+
+_ARGUMENTS = {
+    "PATH": _value("PATH", "to publish: a path, or s3://, gs://, az://B/KEY", "path"),
+    "NAME": _value("NAME", "asset to publish it as", "spec"),
+    "NAME[:MAJOR]": _value("NAME[:MAJOR]", "asset to publish it as", "spec"),
+    "GLOB": _value("GLOB", "as 'nlp/*'; without it, all", "glob", nargs="?"),
+    "SPEC": _value("SPEC", "name[:version]", "spec"),
+    "SPECS": _value("SPEC", "name[:version]", "specs", nargs="+"),
+    "[SPECS]": _value("SPEC", "name[:version][[part]]", "specs", nargs="*"),
+    "-r": _value("FILE", "read specs from it, one a line; # begins a comment", "-r"),
+    "--pack": _flag("make one object of a folder, a tar", "--pack"),
+    "--bump-major": _flag("publish the first version of a new major", "--bump-major"),
+    "--yes": _flag("do not ask", "-y", "--yes"),
+    "--dry-run": _flag("say what would be done, and change nothing", "--dry-run"),
+    "--local": _flag("list the local copies, with size and date", "--local"),
+    "--long": _flag("a line for each version: date, size, files", "-l", "--long"),
+    "--download": _flag("download again what is cached", "--download"),
+    "--keep": _value(
+        "N", "versions of each to keep", "--keep", type=int, required=True
+    ),
+    "--write": _flag("publish a probe too, which is deleted again", "--write"),
+    "--assets-dir": _setting(
+        "MODELKIT_ASSETS_DIR", "DIR", "folder of the local copies", "--assets-dir"
+    ),
+    "--provider": _setting(
+        "MODELKIT_STORAGE_PROVIDER",
+        "NAME",
+        "s3, gcs, az, local or another",
+        "--provider",
+    ),
+    "--bucket": _setting(
+        "MODELKIT_STORAGE_BUCKET", "BUCKET", "bucket, container or folder", "--bucket"
+    ),
+    "--prefix": _setting(
+        *("MODELKIT_STORAGE_PREFIX", "PREFIX", "what object names begin with"),
+        *("--prefix", "--storage-prefix"),
+    ),
+    "--versioning": _setting(
+        *("MODELKIT_ASSETS_VERSIONING_SYSTEM", "SYSTEM"),
+        *("major_minor, simple_date or package.module:Class", "--versioning"),
+    ),
+    "-v": _flag("say more", "-v", "--verbose"),
+    "-q": _flag("say less", "-q", "--quiet"),
+    "--json": _flag("print one JSON document", "--json"),
+}
+
+
+class _Command(NamedTuple):
+    """A command: what it is called, does and takes, with an example, and runs."""
+
+    name: str
+    text: str
+    example: str
+    arguments: str
+    run: Callable[[argparse.Namespace], int]
+
+
+_STORE = "--provider --bucket --prefix --versioning"
+_CONSENT = "--yes --dry-run"
+_COMMANDS = (
+    _Command(
+        "new",
         "publish a file or folder as a new asset; asks first",
         "model.bin nlp/bert --yes",
-        _add_new,
+        f"PATH NAME --pack {_CONSENT} {_STORE}",
+        _run_new,
     ),
-    _run_update: (
+    _Command(
+        "update",
         "publish a file or folder as the next version of an asset; asks first",
         "model.bin nlp/bert:1",
-        _add_update,
+        f"PATH NAME[:MAJOR] --bump-major --pack {_CONSENT} {_STORE}",
+        _run_update,
     ),
-    _run_list: ("list the store's assets and versions", "'nlp/*' --long", _add_list),
-    _run_fetch: (
+    _Command(
+        "list",
+        "list the store's assets and versions",
+        "'nlp/*' --long",
+        f"GLOB --local --long --assets-dir {_STORE}",
+        _run_list,
+    ),
+    _Command(
+        "fetch",
         "print the local path of each asset, downloaded if need be",
         "nlp/bert:1 'nlp/bert:1.0[vocab.txt]'",
-        _add_fetch,
+        f"[SPECS] -r --download --assets-dir {_STORE}",
+        _run_fetch,
     ),
-    _run_resolve: (
+    _Command(
+        "resolve",
         "print each spec pinned to the version that it means now",
         "-r assets.txt > assets.lock",
-        _add_specs,
+        f"[SPECS] -r --assets-dir {_STORE}",
+        _run_resolve,
     ),
-    _run_info: ("show a version's manifest and where it is", "nlp/bert:1", _add_info),
-    _run_verify: (
-        "check local copies against the digests of what was published",
+    _Command(
+        "info",
+        "show a version's manifest and where it is",
+        "nlp/bert:1",
+        f"SPEC --assets-dir {_STORE}",
+        _run_info,
+    ),
+    _Command(
+        "verify",
+        "check local copies, by default all, against the digests of what was published",
         "nlp/bert:0.1",
-        _add_verify,
+        f"[SPECS] --assets-dir {_STORE}",
+        _run_verify,
     ),
-    _run_remove: (
+    _Command(
+        "remove",
         "delete local copies: of a version, or all of an asset; asks first",
         "nlp/bert:0.1",
-        _add_remove,
+        f"SPECS {_CONSENT} --assets-dir --versioning",
+        _run_remove,
     ),
-    _run_prune: (
+    _Command(
+        "prune",
         "delete local copies but the latest versions of each asset; asks first",
         "--keep 2",
-        _add_prune,
+        f"--keep {_CONSENT} --assets-dir --versioning",
+        _run_prune,
     ),
-    _run_doctor: (
+    _Command(
+        "doctor",
         "show the settings, and check that store and assets dir can be used",
         "--provider s3 --bucket models --write",
-        _add_doctor,
+        f"--write --assets-dir {_STORE}",
+        _run_doctor,
     ),
-}
+)
 
 
 if __name__ == "__main__":

@@ -8,16 +8,26 @@ import errno
 import io
 import json
 import os
+import re
 import threading
+from base64 import b64encode
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import closing, contextmanager
+from math import inf
+from typing import Any, Callable, Optional
 
+_CHUNK = 1 << 18  # bytes yielded at a time
 _SMALL = 64 << 20  # what is larger is not read at once
 _PART = 8 << 20  # larger files go up in parts of this size, each held in memory
+_TIMEOUT = (5, 30)  # seconds to connect, and to wait for bytes
+_ONCE: dict[str, Any] = {"timeout": _TIMEOUT, "retry": None}
 _VARIABLE = "GOOGLE_APPLICATION_CREDENTIALS"
-_ERRORS = {401: PermissionError, 403: PermissionError, 404: FileNotFoundError}
-_ERRORS.update({408: ConnectionError, 412: FileExistsError, 429: ConnectionError})
+_Etag = Optional[str]
+_Length = Optional[int]
+_Advance = Callable[[int], Any]
+_ERRORS: dict[int, Any] = {401: PermissionError, 403: PermissionError}
+_ERRORS.update({404: FileNotFoundError, 412: FileExistsError})
+_ERRORS.update({408: ConnectionError, 429: ConnectionError, 501: NotImplementedError})
 _locks: dict[int, threading.Lock] = {}  # for making clients, by process
 
 
@@ -28,30 +38,28 @@ def _builtin_errors(ignore: int = 0) -> Iterator[None]:
     from google.auth import exceptions as auth
     from google.resumable_media import DataCorruption
     from requests.exceptions import RequestException
-    from urllib3.exceptions import HTTPError  # a raw download's, which nobody wraps
+    from urllib3.exceptions import HTTPError  # a raw body's, which nobody wraps
 
+    broken = (RequestException, HTTPError, RetryError, auth.TransportError)
     try:
         yield
     except GoogleAPICallError as error:
         if error.code != ignore:
             raise _find_error(error.code or 500, str(error)) from error
-    except (RequestException, HTTPError, RetryError, auth.TransportError) as error:
-        raise ConnectionError(str(error)) from error
-    except DataCorruption as error:  # the answer's checksum is another
+    except (*broken, DataCorruption) as error:
         raise ConnectionError(str(error)) from error
     except (auth.RefreshError, auth.InvalidOperation) as error:
-        raise PermissionError(str(error)) from error
+        may_pass = getattr(error, "retryable", False)
+        raise (ConnectionError if may_pass else PermissionError)(str(error)) from error
     except auth.GoogleAuthError as error:
         raise ValueError(f"{error}; set {_VARIABLE}") from error
 
 
-class _SmallBuffer(io.BytesIO):
-    """Takes a small object, whose size nothing tells before its bytes come."""
-
-    def write(self, data: Any) -> int:
-        if self.tell() + len(data) > _SMALL:
-            raise OSError(errno.EFBIG, "it is too large to be read at once")
-        return super().write(data)
+def _find_error(status: int, text: str) -> Exception:
+    if status == 404 and "bucket does not exist" in text:
+        return ValueError(f"{text}: check MODELKIT_STORAGE_BUCKET")
+    kind = _ERRORS.get(status, ConnectionError if status >= 500 else OSError)
+    return kind(text)  # type: ignore[no-any-return]
 
 
 class _WatchedFile(io.FileIO):
@@ -61,15 +69,8 @@ class _WatchedFile(io.FileIO):
 
     def read(self, size: int | None = -1) -> Any:
         data = super().read(size)
-        if self.advance:
-            self.advance(len(data))
+        self.advance(len(data))
         return data
-
-
-def _find_error(status: int, text: str) -> Exception:
-    if status == 404 and "bucket does not exist" in text:
-        return ValueError(f"{text}: check MODELKIT_STORAGE_BUCKET")
-    return _ERRORS.get(status, ConnectionError if status >= 500 else OSError)(text)
 
 
 class Driver:
@@ -80,11 +81,12 @@ class Driver:
     """
 
     package = "google-cloud-storage"  # what pip installs
-    variables = {_VARIABLE: False}  # and whether they are secret
+    # the other keyword, and whether it is secret
+    variables = {_VARIABLE: ("service_account_path", False)}
+    workers = 16  # transfers at once that suit it
 
     def __init__(self, bucket: str, client: Any = None, **settings: Any) -> None:
-        given = settings.get("service_account_path") or settings.get(_VARIABLE.lower())
-        path = given or os.environ.get(_VARIABLE)
+        (path,) = _read_settings(settings)
         self.bucket, self._given, kind = bucket, client, None
         self._clients: dict[int, Any] = {}  # by process
         if path and not client:
@@ -94,25 +96,28 @@ class Driver:
             except (OSError, ValueError, TypeError, KeyError) as error:
                 shown = "JSON, not its path" if "{" in path else repr(path)
                 reason = f"{shown}, {type(error).__name__}"
-                raise ValueError(
-                    f"{_VARIABLE} is no credentials file: {reason}"
-                ) from None
+                text = f"{_VARIABLE} is no credentials file: {reason}"
+                raise ValueError(text) from None
         self._settings = (path, kind)
 
     @_builtin_errors()
     def stat_object(self, name: str) -> tuple[int, str]:
         """Return an object's size in bytes and its etag."""
         blob = self._get_blob(name)
-        blob.reload(retry=None)
+        blob.reload(**_ONCE)
         return blob.size, str(blob.generation)
 
     @_builtin_errors()
     def read_object(self, name: str) -> tuple[bytes, str]:
         """Return a small object whole, and its etag."""
-        blob = self._get_blob(name)
-        buffer = _SmallBuffer()
-        blob.download_to_file(buffer, raw_download=True, retry=None)
-        return buffer.getvalue(), str(blob.generation)
+        with closing(self._open(name)) as answer:
+            size = _measure(answer, 0, None)
+            data = answer.raw.read(int(min(size, _SMALL)) + 1)
+            if len(data) > _SMALL:
+                raise OSError(errno.EFBIG, "it is too large to be read at once")
+            if len(data) < size < inf:
+                raise ConnectionError(f"{name!r} ended early")
+            return data, answer.headers.get("x-goog-generation", "")
 
     @_builtin_errors()
     def write_object(
@@ -120,57 +125,71 @@ class Driver:
     ) -> str:
         """Write an object, if the condition holds, and return its new etag."""
         blob = self._get_blob(name)
-        condition = None if if_match is None else int(if_match or 0)
         # no retry, as a second attempt would meet what the first one wrote
-        blob.upload_from_string(data, if_generation_match=condition, retry=None)
+        blob.upload_from_string(data, **_condition(if_match), **_ONCE)
         return str(blob.generation)
 
-    @_builtin_errors(ignore=416)  # what begins past the end has no bytes
-    def download_object(
-        self, name: str, sink: Any, start: int = 0, length: int | None = None
-    ) -> None:
-        """Write an object's bytes from start on to the sink."""
-        end = None if length is None else start + length - 1
-        whole = not start and length is None  # a range of nothing would be refused
-        area: dict[str, Any] = {} if whole else {"start": start, "end": end}
-        if length != 0:
-            # no retry, as the core goes on from what has reached the sink
-            area.update(raw_download=True, retry=None)
-            self._get_blob(name).download_to_file(sink, **area)
+    def iterate_bytes(
+        self, name: str, start: int = 0, length: _Length = None, if_match: _Etag = None
+    ) -> Iterator[bytes]:
+        """Yield an object's bytes, or those of a range, as they are stored."""
+        if length == 0:
+            return
+        with (
+            _builtin_errors(ignore=416),  # what begins past the end has no bytes
+            closing(self._open(name, start, length, if_match)) as answer,
+        ):
+            import google_crc32c  # which comes with the SDK
+
+            sdk: Any = google_crc32c
+            left, checksum = _measure(answer, start, length), sdk.Checksum()
+            while (data := answer.raw.read(_CHUNK)) and len(data) <= left:
+                left -= len(data)
+                checksum.update(data)
+                yield data
+            if data or 0 < left < inf:
+                raise ConnectionError(f"{name!r} came with {left:.0f} bytes to go")
+            stored = re.search("crc32c=([^,]+)", answer.headers.get("x-goog-hash", ""))
+            came, is_whole = b64encode(checksum.digest()), not start and length is None
+            if stored and is_whole and stored[1].encode() != came:
+                raise ConnectionError(f"{name!r} came with another checksum")
 
     @_builtin_errors()
-    def upload_object(self, path: str, name: str, advance: Any = None) -> None:
-        """Upload a file, in parts where it is large."""
+    def upload_object(
+        self, path: str, name: str, advance: _Advance, *, if_match: _Etag = ""
+    ) -> None:
+        """Upload a file, in parts where it is large, which expire unless completed."""
         from google.cloud.storage.retry import DEFAULT_RETRY
 
-        blob = self._get_blob(name)
+        blob, size = self._get_blob(name), os.path.getsize(path)
         blob.chunk_size = _PART
         # what is one request is the core's to repeat; of more, the SDK repeats one
-        size = os.path.getsize(path)
-        retry = DEFAULT_RETRY if size > _PART else None
-        kind = "application/octet-stream"
+        options = {**_ONCE, "retry": DEFAULT_RETRY if size > _PART else None}
+        options.update(size=size, content_type="application/octet-stream")
         with _WatchedFile(path) as file:
             file.advance = advance
-            blob.upload_from_file(file, size=size, content_type=kind, retry=retry)
+            blob.upload_from_file(file, **options, **_condition(if_match))
 
     @_builtin_errors()
     def copy_object(self, source: str, name: str) -> None:
-        """Copy an object within the store."""
-        blob, token = self._get_blob(name), ""
+        """Copy an object within the store, only if absent."""
+        blob, origin, token = self._get_blob(name), self._get_blob(source), ""
         while token is not None:
-            token = blob.rewrite(self._get_blob(source), token or None)[0]
+            options = {**_ONCE, **_condition("")}
+            token = blob.rewrite(origin, token or None, **options)[0]
 
-    def iterate_objects(self, prefix: str) -> Iterator[str]:
-        """Yield the names below a prefix, page by page."""
+    def iterate_objects(self, prefix: str) -> Iterator[tuple[str, int, str]]:
+        """Yield names, sizes and etags below a prefix, page by page."""
         below = prefix.rstrip("/") + "/" if prefix else None
+        options = {"fields": "items(name,size,generation),nextPageToken", **_ONCE}
         with _builtin_errors():
-            for blob in self.client.list_blobs(self.bucket, prefix=below, retry=None):
-                yield blob.name
+            for blob in self.client.list_blobs(self.bucket, prefix=below, **options):
+                yield blob.name, blob.size, str(blob.generation)
 
     @_builtin_errors(ignore=404)
     def delete_object(self, name: str) -> None:
         """Delete an object, if it is there."""
-        self._get_blob(name).delete(retry=None)
+        self._get_blob(name).delete(**_ONCE)
 
     def get_object_uri(self, name: str) -> str:
         """Return the object's `gs://` address."""
@@ -191,10 +210,73 @@ class Driver:
     def _get_blob(self, name: str) -> Any:
         return self.client.bucket(self.bucket).blob(name)
 
+    def _open(
+        self, name: str, start: int = 0, length: _Length = None, if_match: _Etag = None
+    ) -> Any:
+        """Return an answer whose `raw` is an object's body, or a part of it.
+
+        The SDK's own downloads write to a file, and show no Content-Range.
+        """
+        from google.api_core.exceptions import from_http_status
+
+        condition = _condition(if_match or None)
+        url = self._get_blob(name)._get_download_url(self.client, **condition)
+        headers = {"Accept-Encoding": "gzip"}  # else GCS itself may decompress
+        if start or length is not None:
+            end = "" if length is None else start + length - 1
+            headers["Range"] = f"bytes={start}-{end}"
+        options: dict[str, Any] = {"headers": headers, "timeout": _TIMEOUT}
+        answer = self.client._http.request("GET", url, stream=True, **options)
+        if answer.status_code not in (200, 206):
+            with closing(answer):
+                make: Any = from_http_status
+                raise make(answer.status_code, answer.text[:1000])
+        return answer
+
+
+def _condition(if_match: str | None) -> dict[str, int]:
+    """Return what the SDK calls a condition; of what is absent it is 0."""
+    return {} if if_match is None else {"if_generation_match": int(if_match or 0)}
+
+
+def _read_settings(given: dict[str, Any]) -> list[str | None]:
+    """Return each variable's value: a keyword's, else the environment's, or None."""
+    keywords = {n: (n.lower(), other) for n, (other, _) in Driver.variables.items()}
+    for word in given:
+        if not any(word in words for words in keywords.values()):
+            import difflib
+
+            known = ["bucket", *(words[-1] or words[0] for words in keywords.values())]
+            near = difflib.get_close_matches(word, known, 1)
+            hint = f": is it {near[0]!r}?" if near else ""
+            raise ValueError(f"the provider gcs has no setting {word!r}{hint}")
+    found = []
+    for name, words in keywords.items():
+        value = next(filter(None, map(given.get, words)), os.environ.get(name))
+        # without the line end of a file that it was read from
+        found.append(str(value or "").strip() or None)
+    return found
+
+
+def _measure(answer: Any, start: int, length: _Length) -> float:
+    """Return how many bytes an answer is to have; it may be of another range."""
+    headers = answer.headers
+    size = float(headers.get("Content-Length", "inf"))
+    is_part = start > 0 or length is not None
+    if not (is_part and size):
+        return size
+    area = headers.get("Content-Range", "")
+    found = re.fullmatch(rf"bytes {start}-(\d+)/(\d+)", area)
+    last, whole = map(int, found.groups()) if found else (-2, 0)
+    end = whole if length is None else min(start + length, whole)
+    if answer.status_code != 206 or last + 1 != end:
+        raise ConnectionError(f"a range from {start} on came as {area!r}")
+    return end - start
+
 
 @_builtin_errors()
 def _make_client(path: str | None, kind: str | None) -> Any:
-    from google.auth import load_credentials_from_file
+    from google import auth
     from google.cloud.storage import Client
     from requests.adapters import HTTPAdapter
 
@@ -204,7 +286,8 @@ def _make_client(path: str | None, kind: str | None) -> Any:
     if kind == "service_account":
         client = Client.from_service_account_json(path)
     elif path and path != os.environ.get(_VARIABLE):
-        client = Client(project=None, credentials=load_credentials_from_file(path)[0])
+        load: Any = auth.load_credentials_from_file
+        client = Client(project=None, credentials=load(path)[0])
     else:
         client = Client(project=None)
     for scheme in ("https://", "http://"):  # the default keeps 10 connections

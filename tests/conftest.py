@@ -1,18 +1,24 @@
 """What all tests share: no setting of the machine, and a store of each kind."""
 
 import importlib
+import itertools
 import os
 from contextlib import ExitStack
 
 import hypothesis
 import pytest
+from harness import NAME
 from servers import ServerError
 from stores import STORES, LocalStore
 from stub_server import StubServer, forward
+from trees import write_tree
 
 import modelkit_assets
 
 pytest.register_assert_rewrite("contract")
+# on a memory disk, where there is one, the syncs of a local store cost nothing
+if os.path.isdir("/dev/shm"):
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", "/dev/shm")
 # a busy machine is no failure
 hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
@@ -122,8 +128,37 @@ def make_proxied_store(make_store, stub, monkeypatch):
 @pytest.fixture
 def small_parts(monkeypatch):
     """Let files of more than 64 KiB be large, and return that."""
-    monkeypatch.setattr(modelkit_assets, "_PART", 1 << 16)
-    return modelkit_assets._PART
+    monkeypatch.setattr(modelkit_assets, "_CHUNK", 1 << 16)
+    monkeypatch.setattr(modelkit_assets, "_REQUEST", 1 << 16)
+    return modelkit_assets._CHUNK
+
+
+@pytest.fixture
+def local(make_store):
+    """An empty store in a folder, which is also the configured one."""
+    return make_store(LocalStore)
+
+
+@pytest.fixture
+def log(tmp_path):
+    """A file in which recording drivers write down what they have moved."""
+    (tmp_path / "log").touch()
+    return tmp_path / "log"
+
+
+@pytest.fixture
+def publish(tmp_path):
+    """Return a function that publishes each tree as the next version of an asset."""
+    numbers = itertools.count()
+
+    def publish(*trees, name=NAME, **how):
+        for tree in trees:
+            number = next(numbers)
+            source = write_tree(tmp_path / f"source-{number}", tree)
+            provider = modelkit_assets.StorageProvider()
+            (provider.update if number else provider.new)(source, name, **how)
+
+    return publish
 
 
 @pytest.fixture(params=STORES)

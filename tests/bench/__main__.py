@@ -21,7 +21,8 @@ import tempfile
 import time
 from pathlib import Path
 
-sys.path[0] = str(Path(__file__).resolve().parent.parent)  # `bench`, `servers`
+TESTS = Path(__file__).resolve().parent.parent
+sys.path[:1] = [str(TESTS), str(TESTS / "support")]  # `bench`, `servers`
 
 from servers import ServerError  # noqa: E402
 

@@ -1,15 +1,24 @@
 """A driver as anybody may write one: a store in a dict, for as long as the process."""
 
+import difflib
 import errno
 import hashlib
 import threading
 
 
 class Driver:
+    package = ""
+    variables = {"MEMORY_COLOUR": ("colour", False)}
+    workers = 2
     buckets = {"bucket": {}}
     lock = threading.RLock()
 
-    def __init__(self, bucket, client=None, colour="red"):
+    def __init__(self, bucket, client=None, **settings):
+        colour = settings.pop("colour", "red")
+        for name in settings:
+            near = difflib.get_close_matches(name, ["bucket", "colour"], 1)
+            is_it = f": is it {near[0]!r}?" if near else ""
+            raise ValueError(f"memory has no setting {name!r}{is_it}")
         if colour not in ("red", "blue"):
             raise ValueError(f"colour must be red or blue, not {colour!r}")
         self.bucket, self.colour = bucket, colour
@@ -20,45 +29,52 @@ class Driver:
             raise ValueError(f"MODELKIT_STORAGE_BUCKET: there is no bucket {self.bucket!r}")
         return self.buckets[self.bucket]
 
-    def stat_object(self, name):
-        data, etag = self.read_object(name)
-        return len(data), etag
-
-    def read_object(self, name):
+    def find(self, name):
         with self.lock:
             if name not in self.objects:
                 raise FileNotFoundError(f"no object {name!r}")
             data = self.objects[name]
+        return data, hashlib.sha256(data).hexdigest()
+
+    def stat_object(self, name):
+        data, etag = self.find(name)
+        return len(data), etag
+
+    def read_object(self, name):
+        data, etag = self.find(name)
         if len(data) > 64 << 20:
             raise OSError(errno.EFBIG, "it is too large to be read at once")
-        return data, hashlib.sha256(data).hexdigest()
+        return data, etag
 
     def write_object(self, data, name, *, if_match=None):
         with self.lock:
-            there = name in self.objects
-            etag = self.read_object(name)[1] if there else ""
+            etag = self.find(name)[1] if name in self.objects else ""
             if if_match is not None and if_match != etag:
                 raise FileExistsError(f"the object {name!r} is there, or has changed")
             self.objects[name] = data
-            return self.read_object(name)[1]
+            return self.find(name)[1]
 
-    def download_object(self, name, sink, start=0, length=None):
-        data = self.read_object(name)[0]
+    def iterate_bytes(self, name, start=0, length=None, if_match=None):
+        data, etag = self.find(name)
+        if if_match not in (None, etag):
+            raise FileExistsError(f"the object {name!r} has changed")
         end = len(data) if length is None else min(len(data), start + length)
         for at in range(start, end, 1 << 20):
-            sink.write(data[at : min(end, at + (1 << 20))])
+            yield data[at : min(end, at + (1 << 20))]
 
-    def upload_object(self, path, name):
+    def upload_object(self, path, name, advance, *, if_match=""):
         with open(path, "rb") as file:
-            self.write_object(file.read(), name)
+            data = file.read()
+        advance(len(data))
+        self.write_object(data, name, if_match=if_match)
 
     def copy_object(self, source, name):
-        self.write_object(self.read_object(source)[0], name)
+        self.write_object(self.find(source)[0], name, if_match="")
 
     def iterate_objects(self, prefix):
         with self.lock:
-            names = sorted(self.objects)
-        yield from (name for name in names if name.startswith(prefix + "/"))
+            names = sorted(name for name in self.objects if name.startswith(prefix + "/"))
+        yield from ((name, *self.stat_object(name)) for name in names)
 
     def delete_object(self, name):
         with self.lock:

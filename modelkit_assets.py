@@ -3643,6 +3643,7 @@ class _Miss:
         self._cache, self._provider, self._spec = cache, provider, spec
         self._manifest, self._force, self._part = manifest, force, spec.sub_part or ""
         self._path = cache.get_path(spec.name, spec.version)
+        self._displaced: list[str] = []  # copies that came in between, put aside
 
     def run(self, on_progress: OnProgress | None) -> tuple[str, Manifest]:
         """Take the steps once.
@@ -3660,7 +3661,7 @@ class _Miss:
                 job.heartbeats.append(_touching(lock))
                 before, state = _identify(path), cache.look_up(path, part)  # 2
                 action = _decide_fetch(state, True, force)
-                if action == "hit":
+                if action == "hit" and not (self._displaced and _is_partial(path)):
                     return "hit", manifest
                 if state == "damaged":
                     _logger().warning("the copy %r is damaged: it is replaced", path)
@@ -3679,9 +3680,17 @@ class _Miss:
                 is_partial = not wanted._has_paths_of(manifest)
                 old = cache.publish(folder, path, brought, is_partial)  # 6, 7
                 if is_partial and old and _identify(old) != before:
-                    _swap_in(old, path, os.path.join(folder, "displaced"))
+                    # it has parts that ours lacks: once more, with those of both
+                    aside = os.path.join(cache.own, "staging", f"~{_make_token()}")
+                    os.rename(old, aside)
+                    self._displaced.append(aside)
                     return "displaced", manifest
         return "published", manifest if is_partial else brought
+
+    def clear(self) -> None:
+        """Delete the copies that were put aside."""
+        for folder in self._displaced:
+            _remove_tree(folder)
 
     def _plan_copy(self, state: str) -> tuple[Manifest, dict[str, str]]:
         """Return what a copy is to hold, and where the files are that it has already.
@@ -3692,15 +3701,15 @@ class _Miss:
         is_partial = _is_partial(path)
         if not part or not (is_partial or state == "absent"):
             return manifest, {}
-        new, base = (
-            manifest.get_part(part),
-            _find_manifest(path) if is_partial else None,
-        )
-        files, extended = {file.path: file for file in new.files}, {}
+        new = manifest.get_part(part)
+        files, extended = {file.path: file for file in new.files}, dict[str, str]()
         empty, parts = set(new.empty_directories), [part]
-        if base:
-            have = self._cache.find_files(path, base)
-            digests = {file.path: file.sha256 for file in manifest.files}
+        digests = {file.path: file.sha256 for file in manifest.files}
+        for folder in [path] * is_partial + self._displaced:
+            base = _find_manifest(folder)
+            if base is None:
+                continue
+            have = self._cache.find_files(folder, base)
             for file in base.files:
                 is_known = digests.get(file.path, "") in (None, file.sha256)
                 is_wanted_anew = self._force and file.path in files
@@ -3919,8 +3928,7 @@ class AssetsManager:
             self._cache.check_sizes(path, part)  # says which file
         if action == "fail":
             raise self._make_local_error(spec)
-        info: dict[str, Any] = {"path": path, "version": spec.version}
-        info["from_cache"] = True
+        info = dict[str, Any](path=path, version=spec.version, from_cache=True)
         if action != "hit":
             info.update(self._download(spec, path, bool(force)))
         if part:
@@ -3940,6 +3948,8 @@ class AssetsManager:
         miss = _Miss(self._cache, provider, spec, manifest, force)
         for _ in range(_MAX_SWAPS):
             outcome, brought = miss.run(self.on_progress)
+            if outcome != "displaced":
+                miss.clear()
             if outcome == "hit":
                 return {}
             if outcome == "published":
@@ -4000,10 +4010,9 @@ class AssetsManager:
         if has_version or "\0" in text:
             return None
         candidates: list[str] = [text] if os.path.isabs(text) else []
+        roots = [self.assets_dir] + [os.getcwd()] * (self.storage_provider is None)
         if _is_contained(text):
-            candidates.append(_local_path(self.assets_dir, text))
-        if _is_contained(text) and self.storage_provider is None:
-            candidates.append(_local_path(os.getcwd(), text))
+            candidates += [_local_path(root, text) for root in roots]
         base, _, part = text[:-1].partition("[")
         if text[-1:] == "]" and _is_contained(part.strip("/")):
             folder = self._find_existing_path(base)

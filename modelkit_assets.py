@@ -2838,13 +2838,13 @@ class _Push:
 
                 folder = stack.enter_context(tempfile.TemporaryDirectory())
             source = self._read(top, folder)  # 1
-            if len(source.uploads) > _MANY_FILES:
-                text = "%d files take a request each: --pack makes one object of them"
-                _logger().warning(text, len(source.uploads))
             manifest = Manifest.create(source.is_directory, source.files, source.empty)
             if not _is_readable(manifest.to_json()):
                 reason = f"{len(source.files)} files are more than a manifest holds"
                 raise InvalidSourceError(top, reason)
+            if len(source.uploads) > _MANY_FILES:
+                text = "%d files take a request each: --pack makes one object of them"
+                _logger().warning(text, len(source.uploads))
             version, is_begun = self._claim_next(manifest, bump_major, dry_run)  # 2
             if not dry_run:
                 self._upload(source, version, is_begun)  # 3

@@ -909,7 +909,6 @@ _CHUNK = 16 << 20  # bytes of a large file that have a digest of their own
 _FORMAT = 1
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _SHA256S = re.compile(r"(?:[0-9a-f]{64})+")
-_EMPTY_SHA256 = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 _READABLE = f"at most {_MAX_DOCUMENT >> 20} MiB and {_MAX_VALUES} values of JSON"
 
 

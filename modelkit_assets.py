@@ -2066,16 +2066,22 @@ def _is_next(piece: _Piece, request: list[_Piece]) -> bool:
 
 
 class _Stream:
-    """Gives bytes that come in chunks in as many as are asked for."""
+    """Gives bytes that come in chunks in as many as are asked for.
+
+    is_refused    whether the store said of them that they are not the object's
+    """
 
     def __init__(self, chunks: Iterator[Buffer]) -> None:
-        self._chunks, self._left = chunks, memoryview(b"")
+        self._chunks, self._left, self.is_refused = chunks, memoryview(b""), False
 
     def take(self, size: int) -> Iterator[memoryview]:
         """Yield the next bytes; fewer come only where there are no more."""
         while size > 0:
             while not self._left:
-                chunk = next(self._chunks, None)
+                try:
+                    chunk = next(self._chunks, None)
+                except (AssetIntegrityError, FileExistsError):
+                    self.is_refused, chunk = True, None
                 if chunk is None:
                     return
                 self._left = memoryview(chunk)
@@ -2090,11 +2096,14 @@ class _Arrival(NamedTuple):
     piece: _Piece
     size: int
     sha256: str
+    is_refused: bool = False
 
     @property
     def is_right(self) -> bool:
-        """Tell whether it is what it should be, as far as anybody knows."""
-        right = self.piece.sha256 in (None, self.sha256)
+        """Tell whether it is what it should be; without a digest the store says so."""
+        right = self.sha256 == self.piece.sha256
+        if self.piece.sha256 is None:
+            right = not self.is_refused
         return right and self.size == self.piece.size
 
     def make_error(self) -> AssetIntegrityError:
@@ -2192,19 +2201,16 @@ class _Download:
         length = None if last.is_object_end else last.end - first.begin
         place = (first.object_name, first.begin, length, first.etag)
         arrived: list[_Arrival] = []
-        try:
-            with closing(self._driver.iterate_bytes(*place)) as chunks:
-                stream, at = _Stream(chunks), first.begin
-                for piece in pieces:
-                    for _ in stream.take(piece.begin - at):
-                        pass  # a header of a pack
-                    arrived.append(self._write(piece, stream.take(piece.size)))
-                    at = piece.end
-                if length is None and any(stream.take(1)):
-                    arrived[-1] = arrived[-1]._replace(size=last.size + 1)
-        except (AssetIntegrityError, FileExistsError):  # as if nothing had come
-            lost = pieces[len(arrived) :] or [arrived.pop().piece]
-            arrived += [_Arrival(piece, 0, "no digest") for piece in lost]
+        with closing(self._driver.iterate_bytes(*place)) as chunks:
+            stream, at = _Stream(chunks), first.begin
+            for piece in pieces:
+                for _ in stream.take(piece.begin - at):
+                    pass  # a header of a pack
+                arrived.append(self._write(piece, stream.take(piece.size)))
+                at = piece.end
+            extra = length is None and any(stream.take(1))
+            size, is_refused = arrived[-1].size + extra, stream.is_refused
+            arrived[-1] = arrived[-1]._replace(size=size, is_refused=is_refused)
         return arrived
 
     def _write(self, piece: _Piece, chunks: Iterator[memoryview]) -> _Arrival:

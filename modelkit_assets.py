@@ -1205,9 +1205,9 @@ def _make_tar_header(path: str, size: int | None, is_executable: bool = False) -
 class StorageDriver(Protocol):
     """What the core asks of a store; nothing in it is optional.
 
-    It is made as `Driver(bucket, client=None, **settings)`, which checks settings,
-    refuses those that it does not know, and opens no connection. The SDK's client is
-    made on first use, once per process, and shared by threads; a driver pickles
+    It is made as `Driver(bucket, client=None, **settings)`, with those of its settings
+    that are set, as text. That checks them, and opens no connection. The SDK's client
+    is made on first use, once per process, and shared by threads; a driver pickles
     without it. All methods raise built-in exceptions:
 
     - FileNotFoundError: absent; FileExistsError: the condition failed
@@ -1216,8 +1216,8 @@ class StorageDriver(Protocol):
     - NotImplementedError: this store cannot do that; ImportError: there is no SDK
 
     package     what pip installs; `""` for nothing
-    variables   its environment variables: the keyword that also stands for one beside
-                its name in lower case, or `""`, and whether it is secret
+    variables   its environment variables: the keyword that stands for one, as its name
+                in lower case does, and whether it is secret
     workers     how many transfers at once suit it
     """
 
@@ -1304,12 +1304,7 @@ class LocalDriver:
     # 1000 files takes two threads 0.20 s, sixteen 0.33 s
     workers = 2
 
-    def __init__(
-        self, bucket: StrPath, client: object = None, **settings: object
-    ) -> None:
-        for name in settings:
-            text = f"the provider local has no setting {name!r}: it has 'bucket' alone"
-            raise ValueError(text)
+    def __init__(self, bucket: StrPath, client: object = None) -> None:
         self.bucket = os.path.abspath(bucket)  # wherever the process goes later
         self._kept: set[str] = set()  # folders whose names are on the disk
 
@@ -1645,6 +1640,31 @@ def _load_driver(provider: str) -> type[StorageDriver]:
         module = _load_module(module_name, files[provider])
     driver: type[StorageDriver] = module.Driver
     return driver
+
+
+def _read_driver_settings(
+    provider: str, variables: Mapping[str, tuple[str, bool]], given: dict[str, Any]
+) -> dict[str, str]:
+    """Return a driver's settings that are set: a keyword is, else its variable.
+
+    ConfigurationError where a keyword is none of the driver's.
+    """
+    known, settings = {"bucket"}, {}
+    for variable, (keyword, _) in variables.items():
+        names = (keyword, variable.lower())
+        known.update(names)
+        value = next(filter(None, map(given.get, names)), os.environ.get(variable))
+        # without the line end of a file that it was read from
+        if value and (text := str(value).strip()):
+            settings[keyword] = text
+    for word in given.keys() - known:
+        from difflib import get_close_matches
+
+        keywords = ["bucket", *(keyword for keyword, _ in variables.values())]
+        near = (get_close_matches(word, keywords, 1) or keywords)[0]
+        text = f"the provider {provider} has no setting {word!r}: is it {near!r}?"
+        raise ConfigurationError(text)
+    return settings
 
 
 def _find_driver_files() -> dict[str, str]:
@@ -2397,11 +2417,12 @@ class _StoreReader:
         self.force_download = settings.storage_force_download
         self.versioning = settings.assets_versioning_system
         make_driver: Any = _load_driver(self.provider)
-        bucket = settings.storage_bucket
+        bucket, variables = settings.storage_bucket, make_driver.variables
+        own = _read_driver_settings(self.provider, variables, driver_settings)
         if not bucket:
             raise ConfigurationError("MODELKIT_STORAGE_BUCKET is not set")
         try:
-            self.driver: StorageDriver = make_driver(bucket, client, **driver_settings)
+            self.driver: StorageDriver = make_driver(bucket, client, **own)
         except ValueError as error:
             if isinstance(error, ModelkitAssetsError):
                 raise

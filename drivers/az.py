@@ -85,16 +85,16 @@ class Driver:
     """
 
     package = "azure-storage-blob"  # what pip installs
-    variables = {  # their other keyword, and whether they are secret
+    variables = {  # the keyword that stands for each, and whether it is secret
         _VARIABLE: ("connection_string", True),
         _URL: ("account_url", True),  # which may hold a signature
     }
     workers = 16  # transfers at once that suit it
 
-    def __init__(self, bucket: str, client: Any = None, **settings: Any) -> None:
+    def __init__(self, bucket: str, client: Any = None, **settings: str) -> None:
         self.bucket, self._given = bucket, client
         self._clients: dict[int, Any] = {}  # by process
-        self._settings = _read_settings(settings)
+        self._settings = [settings.get(one) for one, _ in self.variables.values()]
         if not (client or any(self._settings)):
             raise ValueError(f"the provider az needs {_VARIABLE} or {_URL}")
 
@@ -264,25 +264,6 @@ def _condition(if_match: str | None) -> dict[str, Any]:
     if if_match:
         return {"etag": if_match, "match_condition": MatchConditions.IfNotModified}
     return {} if if_match is None else {"match_condition": MatchConditions.IfMissing}
-
-
-def _read_settings(given: dict[str, Any]) -> list[str | None]:
-    """Return each variable's value: a keyword's, else the environment's, or None."""
-    keywords = {n: (n.lower(), other) for n, (other, _) in Driver.variables.items()}
-    for word in given:
-        if not any(word in words for words in keywords.values()):
-            import difflib
-
-            known = ["bucket", *(words[-1] or words[0] for words in keywords.values())]
-            near = difflib.get_close_matches(word, known, 1)
-            hint = f": is it {near[0]!r}?" if near else ""
-            raise ValueError(f"the provider az has no setting {word!r}{hint}")
-    found = []
-    for name, words in keywords.items():
-        value = next(filter(None, map(given.get, words)), os.environ.get(name))
-        # without the line end of a file that it was read from
-        found.append(str(value or "").strip() or None)
-    return found
 
 
 def _measure(answer: Any, start: int, length: _Length) -> float:

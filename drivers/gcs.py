@@ -81,12 +81,14 @@ class Driver:
     """
 
     package = "google-cloud-storage"  # what pip installs
-    # the other keyword, and whether it is secret
+    # the keyword that stands for it, and whether it is secret
     variables = {_VARIABLE: ("service_account_path", False)}
     workers = 16  # transfers at once that suit it
 
-    def __init__(self, bucket: str, client: Any = None, **settings: Any) -> None:
-        (path,) = _read_settings(settings)
+    def __init__(
+        self, bucket: str, client: Any = None, service_account_path: str = ""
+    ) -> None:
+        path = service_account_path
         self.bucket, self._given, kind = bucket, client, None
         self._clients: dict[int, Any] = {}  # by process
         if path and not client:
@@ -237,25 +239,6 @@ class Driver:
 def _condition(if_match: str | None) -> dict[str, int]:
     """Return what the SDK calls a condition; of what is absent it is 0."""
     return {} if if_match is None else {"if_generation_match": int(if_match or 0)}
-
-
-def _read_settings(given: dict[str, Any]) -> list[str | None]:
-    """Return each variable's value: a keyword's, else the environment's, or None."""
-    keywords = {n: (n.lower(), other) for n, (other, _) in Driver.variables.items()}
-    for word in given:
-        if not any(word in words for words in keywords.values()):
-            import difflib
-
-            known = ["bucket", *(words[-1] or words[0] for words in keywords.values())]
-            near = difflib.get_close_matches(word, known, 1)
-            hint = f": is it {near[0]!r}?" if near else ""
-            raise ValueError(f"the provider gcs has no setting {word!r}{hint}")
-    found = []
-    for name, words in keywords.items():
-        value = next(filter(None, map(given.get, words)), os.environ.get(name))
-        # without the line end of a file that it was read from
-        found.append(str(value or "").strip() or None)
-    return found
 
 
 def _measure(answer: Any, start: int, length: _Length) -> float:

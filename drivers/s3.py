@@ -83,20 +83,21 @@ class Driver:
     """
 
     package = "boto3"  # what pip installs
-    variables = {  # their other keyword, and whether they are secret
-        "AWS_ACCESS_KEY_ID": ("", True),
-        "AWS_SECRET_ACCESS_KEY": ("", True),
-        "AWS_SESSION_TOKEN": ("", True),
+    variables = {  # the keyword that stands for each, and whether it is secret
+        "AWS_ACCESS_KEY_ID": ("aws_access_key_id", True),
+        "AWS_SECRET_ACCESS_KEY": ("aws_secret_access_key", True),
+        "AWS_SESSION_TOKEN": ("aws_session_token", True),
         "AWS_DEFAULT_REGION": ("region_name", False),
         "S3_ENDPOINT": ("endpoint_url", False),
-        "AWS_KMS_KEY_ID": ("", False),
+        "AWS_KMS_KEY_ID": ("aws_kms_key_id", False),
     }
     workers = 16  # transfers at once that suit it
 
-    def __init__(self, bucket: str, client: Any = None, **settings: Any) -> None:
+    def __init__(self, bucket: str, client: Any = None, **settings: str) -> None:
         self.bucket, self._given = bucket, client
         self._readers: dict[int, _Reader] = {}  # by process
-        *self._settings, kms_key = _read_settings(settings)
+        found = (settings.get(keyword) for keyword, _ in self.variables.values())
+        *self._settings, kms_key = found
         encryption: dict[str, Any] = {"ServerSideEncryption": "aws:kms"}
         self._encryption = {**encryption, "SSEKMSKeyId": kms_key} if kms_key else {}
         key, secret, token, _, endpoint = self._settings
@@ -361,25 +362,6 @@ class _Reader:
             return None
         metadata = {"ResponseMetadata": {"HTTPStatusCode": status}}
         raise ClientError({"Error": {"Code": status, **error}, **metadata}, "GetObject")
-
-
-def _read_settings(given: dict[str, Any]) -> list[str | None]:
-    """Return each variable's value: a keyword's, else the environment's, or None."""
-    keywords = {n: (n.lower(), other) for n, (other, _) in Driver.variables.items()}
-    for word in given:
-        if not any(word in words for words in keywords.values()):
-            import difflib
-
-            known = ["bucket", *(words[-1] or words[0] for words in keywords.values())]
-            near = difflib.get_close_matches(word, known, 1)
-            hint = f": is it {near[0]!r}?" if near else ""
-            raise ValueError(f"the provider s3 has no setting {word!r}{hint}")
-    found = []
-    for name, words in keywords.items():
-        value = next(filter(None, map(given.get, words)), os.environ.get(name))
-        # without the line end of a file that it was read from
-        found.append(str(value or "").strip() or None)
-    return found
 
 
 def _measure(answer: Any, start: int, length: _Length) -> float:

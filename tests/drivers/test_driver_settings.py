@@ -2,13 +2,11 @@
 
 import json
 import logging
-import runpy
 import socket
 import sys
 import threading
 import traceback
 import types
-from pathlib import Path
 
 import pytest
 from stores import MotoStore
@@ -504,27 +502,6 @@ def test_a_bucket_name_that_cannot_be_is_a_wrong_setting(s3, set_keys):
     with pytest.raises(ma.ConfigurationError, match="bucket"):
         ask_versions("s3", bucket="no bucket")
     assert s3.requests == []
-
-
-@pytest.mark.parametrize(
-    "provider, word, near",
-    [
-        ("s3", "endpoint", "endpoint_url"),
-        ("s3", "region", "region_name"),
-        ("s3", "buckets", "bucket"),
-        ("gcs", "service_account", "service_account_path"),
-        ("az", "connection", "connection_string"),
-        ("az", "acount_url", "account_url"),
-    ],
-)
-def test_a_setting_that_there_is_not_is_named_with_the_near_one(provider, word, near):
-    path = Path(ma.__file__).parent / "drivers" / f"{provider}.py"
-    driver = runpy.run_path(str(path))["Driver"]
-    with pytest.raises(ValueError, match=f"setting {word!r}: is it {near!r}"):
-        driver("bucket", **{word: "S3CR3T"})
-    with pytest.raises(ValueError, match="'xyzzy'$") as caught:
-        driver("bucket", xyzzy="S3CR3T")
-    assert "S3CR3T" not in str(caught.value)
 
 
 # -------------------------------------------------------------------- secrets

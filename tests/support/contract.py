@@ -261,17 +261,6 @@ class ReadingContract:
             assert keyword == keyword.lower()
             assert isinstance(is_secret, bool)
 
-    @pytest.mark.parametrize("word, near", [("buckett", "bucket"), ("xyzzy", "")])
-    def test_an_unknown_keyword_is_named_with_the_near_one(self, driver, word, near):
-        with pytest.raises(ValueError, match=f"{word!r}.*{near}"):
-            type(driver)(driver.bucket, **{word: "value"})
-
-    def test_each_setting_is_also_a_keyword(self, driver):
-        for variable, (keyword, _) in driver.variables.items():
-            for word in filter(None, (variable.lower(), keyword)):
-                with pytest.raises(ValueError, match=word):
-                    type(driver)(driver.bucket, **{word + "x": "value"})
-
     def test_a_reader_that_was_used_pickles_without_its_client(self, driver):
         self.put("a", b"1")
         driver.read_object("a")

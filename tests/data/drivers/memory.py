@@ -1,6 +1,5 @@
 """A driver as anybody may write one: a store in a dict, for as long as the process."""
 
-import difflib
 import errno
 import hashlib
 import threading
@@ -13,12 +12,7 @@ class Driver:
     buckets = {"bucket": {}}
     lock = threading.RLock()
 
-    def __init__(self, bucket, client=None, **settings):
-        colour = settings.pop("colour", "red")
-        for name in settings:
-            near = difflib.get_close_matches(name, ["bucket", "colour"], 1)
-            is_it = f": is it {near[0]!r}?" if near else ""
-            raise ValueError(f"memory has no setting {name!r}{is_it}")
+    def __init__(self, bucket, client=None, colour="red"):
         if colour not in ("red", "blue"):
             raise ValueError(f"colour must be red or blue, not {colour!r}")
         self.bucket, self.colour = bucket, colour

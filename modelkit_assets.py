@@ -4131,10 +4131,6 @@ class _Screen:
         self._drawn_at = self._begun_at = 0.0
         self._samples: list[tuple[float, int]] = []
 
-    @property
-    def is_terminal(self) -> bool:
-        return _is_terminal(self.stream) and os.environ.get("TERM") != "dumb"
-
     def show(self, progress: Progress) -> None:
         """Draw how far the work is, unless that was done just now."""
         now = time.monotonic()
@@ -4215,6 +4211,15 @@ def _show_size(size: float) -> str:
     return f"{size:.{digits}f} {units[-1]}"
 
 
+def _show_date(date: Any) -> str:
+    """Return an ISO 8601 time to the minute, in UTC."""
+    from datetime import timezone
+
+    with suppress(ValueError, TypeError, OverflowError):
+        return f"{_parse_date(date).astimezone(timezone.utc):%Y-%m-%d %H:%M}"
+    return "-"
+
+
 def _is_terminal(stream: IO[str] | None) -> bool:
     return stream is not None and not stream.closed and stream.isatty()
 
@@ -4231,25 +4236,19 @@ def _get_width(stream: IO[str] | None) -> int:
 
 def _align(rows: Iterable[Sequence[object]]) -> list[str]:
     """Return lines whose columns are aligned, those of sizes, whole numbers, right."""
-    rows = list(rows)
     columns = []
     for column in zip(*rows):
-        is_size = any(isinstance(one, int) for one in column)
-        texts = [
-            _show_size(one) if isinstance(one, int) else _printable(str(one or "-"))
-            for one in column
-        ]
-        width = max(map(len, texts))
-        columns.append(
-            [one.rjust(width) if is_size else one.ljust(width) for one in texts]
-        )
+        sizes = [_show_size(one) if isinstance(one, int) else one for one in column]
+        texts = [_printable(str(one or "-")) for one in sizes]
+        width, side = max(map(len, texts)), ">" if sizes != list(column) else "<"
+        columns.append([f"{one:{side}{width}}" for one in texts])
     return ["  ".join(cells).rstrip() for cells in zip(*columns)]
 
 
 # ------------------------------------------------------------------- command line
 #
-# Each command is declared once, at the end: what it is called, does, takes and runs.
-# Data goes to stdout, everything else to stderr: see `_print` and `_fail`.
+# A command is a function, whose declaration stands on it. Data goes to stdout, all else
+# to stderr: see `_print` and `_fail`.
 
 _PROGRAM = "modelkit_assets"
 _EXIT_CODES = """exit codes: 0 done, 1 failed or declined, 2 bad usage or configuration,
@@ -4257,6 +4256,27 @@ _EXIT_CODES = """exit codes: 0 done, 1 failed or declined, 2 bad usage or config
 match its digest, 130 interrupted"""
 _SCHEMES = {"s3": "s3", "gs": "gcs", "az": "az"}  # of URLs, and their providers
 _MOST_NAMES = 10_000  # are looked through for one that a misspelt name may mean
+
+
+class _Command(NamedTuple):
+    """A command, its example, and its arguments' keys in _ARGUMENTS."""
+
+    run: Callable[[argparse.Namespace], int]
+    example: str
+    arguments: str
+
+
+_COMMANDS: dict[str, _Command] = {}
+
+
+def _command(example: str, arguments: str) -> Callable[[Any], Any]:
+    """Declare a function as a command; its name and docstring are the command's."""
+
+    def declare(run: Callable[[argparse.Namespace], int]) -> Any:
+        _COMMANDS[run.__name__[len("_run_") :]] = _Command(run, example, arguments)
+        return run
+
+    return declare
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -4267,8 +4287,8 @@ def main(args: Sequence[str] | None = None) -> int:
     chosen = next((one for one in given if not one.startswith("-")), None)
     options = _get_main_parser(chosen).parse_args(given)
     options.screen = screen = _Screen()
-    is_watched = screen.is_terminal and not options.quiet
-    options.on_progress = screen.show if is_watched else None
+    is_watched = _is_terminal(screen.stream) and os.environ.get("TERM") != "dumb"
+    options.on_progress = screen.show if is_watched and not options.quiet else None
     try:
         with _logging(options):
             code: int = options.run(options)
@@ -4338,7 +4358,12 @@ def _get_main_parser(chosen: str | None = None) -> argparse.ArgumentParser:
 
     class ShowVersion(argparse.Action):
         def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
-            print(_PROGRAM, __version__, f"sha256:{_digest_own_file()}")
+            import hashlib
+
+            # of this file as it stands, so that a changed copy shows
+            loader: Any = globals()["__loader__"]
+            digest = hashlib.sha256(loader.get_data(__file__)).hexdigest()
+            print(_PROGRAM, __version__, f"sha256:{digest}")
             parser.exit()
 
     def formatter(prog: str) -> argparse.HelpFormatter:
@@ -4346,40 +4371,25 @@ def _get_main_parser(chosen: str | None = None) -> argparse.ArgumentParser:
         return argparse.HelpFormatter(prog, width=_get_width(sys.stdout) - 2)
 
     common: Any = {"formatter_class": formatter}
-    description = (__doc__ or "").split("\n")[0]
-    parser = argparse.ArgumentParser(
-        prog=_PROGRAM, description=description, epilog=_EXIT_CODES, **common
-    )
+    about = (__doc__ or "").split("\n")[0]
+    parser = argparse.ArgumentParser(_PROGRAM, None, about, _EXIT_CODES, **common)
     text = "show the version, and the SHA-256 of this file as it stands"
     parser.add_argument("--version", action=ShowVersion, nargs=0, help=text)
     # without `prog`, argparse would compose a usage for it
     commands = parser.add_subparsers(metavar="COMMAND", required=True, prog=_PROGRAM)
-    for one in _COMMANDS:
+    for name, one in _COMMANDS.items():
+        text = (one.run.__doc__ or "")[:-1]
+        common["epilog"] = f"example: {_PROGRAM} {name} {one.example}"
+        help_text = text[:1].lower() + text[1:]
         command = commands.add_parser(
-            one.name,
-            help=one.text,
-            description=f"{one.text[0].upper()}{one.text[1:]}.",
-            epilog=f"example: {_PROGRAM} {one.name} {one.example}",
-            **common,
+            name, help=help_text, description=f"{text}.", **common
         )
-        if chosen in (None, one.name):
+        if chosen in (None, name):
             command.set_defaults(run=one.run)
             for argument in f"{one.arguments} -v -q --json".split():
                 names, how = _ARGUMENTS[argument]
                 command.add_argument(*names, **how)
     return parser
-
-
-def _digest_own_file() -> str:
-    """Return the SHA-256 of this file as it stands, so that a changed copy shows."""
-    import hashlib
-
-    if os.path.isfile(__file__):
-        with _open_plain_file(__file__) as file:
-            return _hash(_iterate_file(file), lambda size: None)
-    # it lies in a zip application, which knows how to read it
-    loader: Any = __spec__.loader
-    return hashlib.sha256(loader.get_data(__file__)).hexdigest()
 
 
 def _open_store(options: argparse.Namespace, **settings: Any) -> StorageProvider:
@@ -4394,12 +4404,8 @@ def _open_manager(options: argparse.Namespace) -> AssetsManager:
     chosen, provider = vars(options).get("storage_provider"), None
     if _find_setting("MODELKIT_STORAGE_PROVIDER", chosen)[0]:
         provider = _open_store(options)
-    return AssetsManager(
-        options.assets_dir,
-        storage_provider=provider,
-        on_progress=options.on_progress,
-        versioning=options.assets_versioning_system,
-    )
+    versioning, on_progress = options.assets_versioning_system, options.on_progress
+    return AssetsManager(options.assets_dir, None, provider, on_progress, versioning)
 
 
 def _confirm(options: argparse.Namespace, question: str) -> bool:
@@ -4411,7 +4417,13 @@ def _confirm(options: argparse.Namespace, question: str) -> bool:
     return sys.stdin.readline().strip() in ("y", "Y", "yes")
 
 
+_STORE = "--provider --bucket --prefix --versioning"
+_CONSENT = "--yes --dry-run"
+
+
+@_command("model.bin nlp/bert --yes", f"PATH NAME --pack {_CONSENT} {_STORE}")
 def _run_new(options: argparse.Namespace) -> int:
+    """Publish a file or folder as a new asset; asks first."""
     spec = AssetSpec.from_string(options.spec, options.assets_versioning_system)
     if spec.version or spec.sub_part:
         reason = "a new asset is given by its NAME alone"
@@ -4420,7 +4432,11 @@ def _run_new(options: argparse.Namespace) -> int:
     return _publish(options, spec, f"the new asset {spec.name!r}")
 
 
+@_command(
+    "model.bin nlp/bert:1", f"PATH NAME[:MAJOR] --bump-major --pack {_CONSENT} {_STORE}"
+)
 def _run_update(options: argparse.Namespace) -> int:
+    """Publish a file or folder as the next version of an asset; asks first."""
     spec = AssetSpec.from_string(options.spec, options.assets_versioning_system)
     if spec.is_version_complete() or spec.sub_part:
         raise InvalidAssetSpecError(options.spec, "an update takes NAME or NAME:MAJOR")
@@ -4456,27 +4472,32 @@ def _local_source(options: argparse.Namespace) -> Iterator[str]:
         yield provider._download_objects(url[3], folder)
 
 
+@_command("'nlp/*' --long", f"GLOB --local --long --assets-dir {_STORE}")
 def _run_list(options: argparse.Namespace) -> int:
+    """List the store's assets and versions."""
+    from fnmatch import fnmatchcase
+
+    glob = options.glob or "*"
     if options.local:
-        return _list_copies(options)
+        manager = _open_manager(options)
+        copies = [
+            one for one in manager.iterate_copies() if fnmatchcase(one.name, glob)
+        ]
+        if not copies:
+            _say(f"no such copies in {manager.assets_dir!r}")
+        document, lines = _describe_copies(copies)
+        return _print(options, document, lines)
     provider = _open_store(options)
-    assets = dict(provider.iterate_assets())
-    found = {name: assets[name] for name in assets if _is_wanted(name, options)}
+    assets = provider.iterate_assets()
+    found = {name: versions for name, versions in assets if fnmatchcase(name, glob)}
     if not found:
-        where = provider.driver.get_object_uri(provider.prefix)
-        _say(f"no such assets below {where}")
+        _say(f"no such assets below {provider.driver.get_object_uri(provider.prefix)}")
     if options.long:
-        return _list_versions(options, provider, found)
+        return _print(options, *_describe_versions(provider, found))
     width = max(map(len, found), default=0)
     room = _get_width(sys.stdout) - width - 2 if _is_terminal(sys.stdout) else None
     lines = [f"{name:{width}}  {_fit_versions(found[name], room)}" for name in found]
     return _print(options, found, lines)
-
-
-def _is_wanted(name: str, options: argparse.Namespace) -> bool:
-    from fnmatch import fnmatchcase
-
-    return fnmatchcase(name, options.glob or "*")
 
 
 def _fit_versions(versions: Sequence[str], room: int | None) -> str:
@@ -4491,9 +4512,10 @@ def _fit_versions(versions: Sequence[str], room: int | None) -> str:
     return text
 
 
-def _list_versions(
-    options: argparse.Namespace, provider: StorageProvider, found: dict[str, list[str]]
-) -> int:
+def _describe_versions(
+    provider: StorageProvider, found: dict[str, list[str]]
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Return the document and the lines of a long list."""
     pairs = [(name, version) for name in found for version in found[name]]
     document, rows = [], []
     for (name, version), manifest in zip(pairs, provider._read_manifests(pairs)):
@@ -4505,30 +4527,46 @@ def _list_versions(
         date, size, files, pushed_by = about.values()
         count = "-" if files is None else f"{files} file{'s' * (files != 1)}"
         rows.append((f"{name}:{version}", _show_date(date), size, count, pushed_by))
-    return _print(options, document, _align(rows))
+    return document, _align(rows)
 
 
-def _list_copies(options: argparse.Namespace) -> int:
-    manager = _open_manager(options)
-    copies = manager.iterate_copies()
-    found = [copy for copy in copies if _is_wanted(copy.name, options)]
-    if not found:
-        _say(f"no such copies in {manager.assets_dir!r}")
+def _describe_copies(copies: list[LocalCopy]) -> tuple[list[dict[str, Any]], list[str]]:
     rows = []
-    for copy in found:
-        extent = "in part" if copy.is_partial else "whole"
-        name = f"{copy.name}:{copy.version}"
-        rows.append((name, _show_date(copy.date), copy.size, extent))
-    return _print(options, [copy._asdict() for copy in found], _align(rows))
+    for one in copies:
+        extent = "in part" if one.is_partial else "whole"
+        rows.append(
+            (f"{one.name}:{one.version}", _show_date(one.date), one.size, extent)
+        )
+    return [one._asdict() for one in copies], _align(rows)
 
 
-def _show_date(date: Any) -> str:
-    """Return a time as people read it, to the minute, in UTC."""
-    from datetime import timezone
+@_command(
+    "nlp/bert:1 'nlp/bert:1.0[vocab.txt]'",
+    f"[SPECS] -r --download --assets-dir {_STORE}",
+)
+def _run_fetch(options: argparse.Namespace) -> int:
+    """Print the local path of each asset, downloaded if need be."""
+    specs, found, manager = _read_specs(options), [], _open_manager(options)
+    for text in specs:
+        with _suggesting(manager):
+            info = manager.fetch_asset(text, True, options.download or None)
+        path = os.path.abspath(info["path"])
+        shown = {key: info[key] for key in ("version", "from_cache")}
+        found.append({"spec": text, "path": path, **shown})
+        if not options.json:
+            options.screen.close()
+            print(path, flush=True)
+    return _print(options, found, [])
 
-    with suppress(ValueError, TypeError, OverflowError):
-        return f"{_parse_date(date).astimezone(timezone.utc):%Y-%m-%d %H:%M}"
-    return "-"
+
+@_command("-r assets.txt > assets.lock", f"[SPECS] -r --assets-dir {_STORE}")
+def _run_resolve(options: argparse.Namespace) -> int:
+    """Print each spec pinned to the version that it means now."""
+    specs, manager, pinned = _read_specs(options), _open_manager(options), []
+    for text in specs:
+        with _suggesting(manager):
+            pinned.append(str(manager.resolve(text)))
+    return _print(options, pinned, pinned)
 
 
 def _read_specs(options: argparse.Namespace) -> list[str]:
@@ -4544,20 +4582,6 @@ def _read_specs(options: argparse.Namespace) -> list[str]:
     if not specs and not options.r:
         raise InvalidAssetSpecError("", "give a SPEC, or a file of them with -r")
     return specs
-
-
-def _run_fetch(options: argparse.Namespace) -> int:
-    specs, found, manager = _read_specs(options), [], _open_manager(options)
-    for text in specs:
-        with _suggesting(manager):
-            info = manager.fetch_asset(text, True, options.download or None)
-        path = os.path.abspath(info["path"])
-        shown = {key: info[key] for key in ("version", "from_cache")}
-        found.append({"spec": text, "path": path, **shown})
-        if not options.json:
-            options.screen.close()
-            print(path, flush=True)
-    return _print(options, found, [])
 
 
 @contextmanager
@@ -4581,15 +4605,32 @@ def _suggesting(manager: AssetsManager) -> Iterator[None]:
         raise AssetDoesNotExistError(about["name"], about["version"], hint) from error
 
 
-def _run_resolve(options: argparse.Namespace) -> int:
-    specs, manager, pinned = _read_specs(options), _open_manager(options), []
-    for text in specs:
-        with _suggesting(manager):
-            pinned.append(str(manager.resolve(text)))
-    return _print(options, pinned, pinned)
+@_command("nlp/bert:1", f"SPEC --assets-dir {_STORE}")
+def _run_info(options: argparse.Namespace) -> int:
+    """Show a version's manifest and where it is."""
+    manager = _open_manager(options)
+    with _suggesting(manager):
+        spec = manager.resolve(options.spec)
+        _require_part(spec, not spec.sub_part)
+        path, manifest = manager._find_copy(spec)
+    document: dict[str, Any] = {"spec": str(spec), "path": path}
+    if provider := manager.storage_provider:
+        object_name = provider.get_object_name(spec.name, str(spec.version))
+        document["uri"] = provider.driver.get_object_uri(object_name)
+    lines = [f"{key}: {value or 'not cached'}" for key, value in document.items()]
+    document["manifest"] = manifest and manifest.document
+    for key in ("push_date", "pushed_by"):
+        if manifest and key in manifest.document:
+            lines.append(f"{key}: {manifest.document[key]}")
+    for file in manifest.files if manifest else ():
+        size = "-" if file.size is None else file.size
+        lines.append(f"{size:>12}  {file.sha256 or '-':64}  {file.path}")
+    return _print(options, document, lines)
 
 
+@_command("nlp/bert:0.1", f"[SPECS] --assets-dir {_STORE}")
 def _run_verify(options: argparse.Namespace) -> int:
+    """Check local copies, by default all, against what was published."""
     manager, code, document = _open_manager(options), 0, []
     for spec in _find_copies(manager, options.specs):
         hint = f"is not what was published: `fetch --download {spec}` replaces it"
@@ -4624,13 +4665,17 @@ def _find_copies(manager: AssetsManager, texts: Sequence[str]) -> Iterator[Asset
             yield make_spec(spec.name, version=version, sub_part=spec.sub_part)
 
 
+@_command("nlp/bert:0.1", f"SPECS {_CONSENT} --assets-dir --versioning")
 def _run_remove(options: argparse.Namespace) -> int:
+    """Delete local copies: of a version, or all of an asset; asks first."""
     manager = _open_manager(options)
     specs = [one for text in options.specs for one in manager.remove(text, True)]
     return _remove(options, manager, list(dict.fromkeys(specs)))
 
 
+@_command("--keep 2", f"--keep {_CONSENT} --assets-dir --versioning")
 def _run_prune(options: argparse.Namespace) -> int:
+    """Delete local copies but the latest versions of each asset; asks first."""
     manager = _open_manager(options)
     return _remove(options, manager, manager.prune(options.keep, True))
 
@@ -4648,34 +4693,15 @@ def _remove(
     return _print(options, names, names)
 
 
-def _run_info(options: argparse.Namespace) -> int:
-    manager = _open_manager(options)
-    with _suggesting(manager):
-        spec = manager.resolve(options.spec)
-        _require_part(spec, not spec.sub_part)
-        path, manifest = manager._find_copy(spec)
-    document: dict[str, Any] = {"spec": str(spec), "path": path}
-    if provider := manager.storage_provider:
-        object_name = provider.get_object_name(spec.name, str(spec.version))
-        document["uri"] = provider.driver.get_object_uri(object_name)
-    lines = [f"{key}: {value or 'not cached'}" for key, value in document.items()]
-    document["manifest"] = manifest and manifest.document
-    for key in ("push_date", "pushed_by"):
-        if manifest and key in manifest.document:
-            lines.append(f"{key}: {manifest.document[key]}")
-    for file in manifest.files if manifest else ():
-        size = "-" if file.size is None else file.size
-        lines.append(f"{size:>12}  {file.sha256 or '-':64}  {file.path}")
-    return _print(options, document, lines)
-
-
 # `doctor` finds out what is wrong, and says it in the words of the errors above
 
 _DOCTOR_TIMEOUT_S = 2.0  # for which failures are retried
 _DOCTOR_PATIENCE_S = 30.0  # for what does not even fail
 
 
+@_command("--provider s3 --bucket models --write", f"--write --assets-dir {_STORE}")
 def _run_doctor(options: argparse.Namespace) -> int:
+    """Show the settings, and check that store and assets dir can be used."""
     checks: list[dict[str, Any]] = []
 
     def check(name: str, examine: Callable[..., str], *about: Any) -> bool:
@@ -4704,12 +4730,14 @@ def _run_doctor(options: argparse.Namespace) -> int:
 
 def _describe_settings(options: argparse.Namespace) -> Iterator[dict[str, str]]:
     """Yield each setting, its value unless that is a secret, and where it is from."""
-    found = {}
+    provider: Any = "local"
     for variable in _SETTINGS:
-        given = vars(options).get(_name_field(variable))
-        found[variable] = value, source = _find_setting(variable, given)
+        value, source = _find_setting(
+            variable, vars(options).get(_name_field(variable))
+        )
+        if variable == "MODELKIT_STORAGE_PROVIDER":
+            provider = value or provider
         yield {"setting": variable, "value": str(value or "-"), "from": source}
-    provider = found["MODELKIT_STORAGE_PROVIDER"][0] or "local"
     with suppress(ModelkitAssetsError):
         for variable, (_, is_secret) in _load_driver(provider).variables.items():
             value = os.environ.get(variable)
@@ -4826,12 +4854,13 @@ def _value(metavar: str, text: str, *names: str, **more: Any) -> Any:
     return names, {"metavar": metavar, "help": text, **more}
 
 
-def _setting(variable: str, metavar: str, text: str, *names: str) -> Any:
+def _setting(metavar: str, text: str, variable: str, *names: str) -> Any:
     """Return an option that beats a setting's variable."""
     how = {"metavar": metavar, "dest": _name_field(variable)}
     return names, {"help": f"{text} ({variable})", **how}
 
 
+_SYSTEMS = "major_minor, simple_date or package.module:Class"
 _ARGUMENTS = {
     "PATH": _value("PATH", "to publish: a path, or s3://, gs://, az://B/KEY", "path"),
     "NAME": _value("NAME", "asset to publish it as", "spec"),
@@ -4848,120 +4877,29 @@ _ARGUMENTS = {
     "--local": _flag("list the local copies, with size and date", "--local"),
     "--long": _flag("a line for each version: date, size, files", "-l", "--long"),
     "--download": _flag("download again what is cached", "--download"),
-    "--keep": _value(
-        "N", "versions of each to keep", "--keep", type=int, required=True
-    ),
+    "--keep": _value("N", "versions of each", "--keep", type=int, required=True),
     "--write": _flag("publish a probe too, which is deleted again", "--write"),
     "--assets-dir": _setting(
-        "MODELKIT_ASSETS_DIR", "DIR", "folder of the local copies", "--assets-dir"
+        "DIR", "folder of the local copies", "MODELKIT_ASSETS_DIR", "--assets-dir"
     ),
     "--provider": _setting(
-        "MODELKIT_STORAGE_PROVIDER",
-        "NAME",
-        "s3, gcs, az, local or another",
+        *("NAME", "s3, gcs, az, local or another", "MODELKIT_STORAGE_PROVIDER"),
         "--provider",
     ),
     "--bucket": _setting(
-        "MODELKIT_STORAGE_BUCKET", "BUCKET", "bucket, container or folder", "--bucket"
+        "BUCKET", "bucket, container or folder", "MODELKIT_STORAGE_BUCKET", "--bucket"
     ),
     "--prefix": _setting(
-        *("MODELKIT_STORAGE_PREFIX", "PREFIX", "what object names begin with"),
+        *("PREFIX", "what object names begin with", "MODELKIT_STORAGE_PREFIX"),
         *("--prefix", "--storage-prefix"),
     ),
     "--versioning": _setting(
-        *("MODELKIT_ASSETS_VERSIONING_SYSTEM", "SYSTEM"),
-        *("major_minor, simple_date or package.module:Class", "--versioning"),
+        "SYSTEM", _SYSTEMS, "MODELKIT_ASSETS_VERSIONING_SYSTEM", "--versioning"
     ),
     "-v": _flag("say more", "-v", "--verbose"),
     "-q": _flag("say less", "-q", "--quiet"),
     "--json": _flag("print one JSON document", "--json"),
 }
-
-
-class _Command(NamedTuple):
-    """A command: what it is called, does and takes, with an example, and runs."""
-
-    name: str
-    text: str
-    example: str
-    arguments: str
-    run: Callable[[argparse.Namespace], int]
-
-
-_STORE = "--provider --bucket --prefix --versioning"
-_CONSENT = "--yes --dry-run"
-_COMMANDS = (
-    _Command(
-        "new",
-        "publish a file or folder as a new asset; asks first",
-        "model.bin nlp/bert --yes",
-        f"PATH NAME --pack {_CONSENT} {_STORE}",
-        _run_new,
-    ),
-    _Command(
-        "update",
-        "publish a file or folder as the next version of an asset; asks first",
-        "model.bin nlp/bert:1",
-        f"PATH NAME[:MAJOR] --bump-major --pack {_CONSENT} {_STORE}",
-        _run_update,
-    ),
-    _Command(
-        "list",
-        "list the store's assets and versions",
-        "'nlp/*' --long",
-        f"GLOB --local --long --assets-dir {_STORE}",
-        _run_list,
-    ),
-    _Command(
-        "fetch",
-        "print the local path of each asset, downloaded if need be",
-        "nlp/bert:1 'nlp/bert:1.0[vocab.txt]'",
-        f"[SPECS] -r --download --assets-dir {_STORE}",
-        _run_fetch,
-    ),
-    _Command(
-        "resolve",
-        "print each spec pinned to the version that it means now",
-        "-r assets.txt > assets.lock",
-        f"[SPECS] -r --assets-dir {_STORE}",
-        _run_resolve,
-    ),
-    _Command(
-        "info",
-        "show a version's manifest and where it is",
-        "nlp/bert:1",
-        f"SPEC --assets-dir {_STORE}",
-        _run_info,
-    ),
-    _Command(
-        "verify",
-        "check local copies, by default all, against the digests of what was published",
-        "nlp/bert:0.1",
-        f"[SPECS] --assets-dir {_STORE}",
-        _run_verify,
-    ),
-    _Command(
-        "remove",
-        "delete local copies: of a version, or all of an asset; asks first",
-        "nlp/bert:0.1",
-        f"SPECS {_CONSENT} --assets-dir --versioning",
-        _run_remove,
-    ),
-    _Command(
-        "prune",
-        "delete local copies but the latest versions of each asset; asks first",
-        "--keep 2",
-        f"--keep {_CONSENT} --assets-dir --versioning",
-        _run_prune,
-    ),
-    _Command(
-        "doctor",
-        "show the settings, and check that store and assets dir can be used",
-        "--provider s3 --bucket models --write",
-        f"--write --assets-dir {_STORE}",
-        _run_doctor,
-    ),
-)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ import stat
 import sys
 import threading
 import time
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar, cast
 
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     import argparse
     import logging
     from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+    from contextlib import AbstractContextManager
     from datetime import datetime
     from typing import IO, Callable, NoReturn, Union
 
@@ -1282,7 +1283,6 @@ class StorageDriver(Protocol):
 
 # a link that somebody planted there must not lead us to another file
 _LOCK_FLAGS = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
-_SMALL_OBJECT = 1 << 20  # up to this size a local object's etag is its digest
 _replacing = threading.Lock()
 
 
@@ -1312,8 +1312,7 @@ class LocalDriver:
         """Return an object's size in bytes and its etag."""
         with self._open(name) as file:
             status = os.fstat(file.fileno())
-            data = file.read() if status.st_size <= _SMALL_OBJECT else b""
-            return status.st_size, _make_etag(data, status)
+            return status.st_size, _make_etag(status)
 
     def read_object(self, name: str) -> tuple[bytes, str]:
         """Return a small object whole, and its etag."""
@@ -1321,7 +1320,7 @@ class LocalDriver:
             data = file.read(_MAX_DOCUMENT + 1)
             if len(data) > _MAX_DOCUMENT:
                 raise OSError(errno.EFBIG, "it is too large to be read at once")
-            return data, _make_etag(data, os.fstat(file.fileno()))
+            return data, _make_etag(os.fstat(file.fileno()))
 
     def write_object(
         self, data: bytes, name: str, *, if_match: str | None = None
@@ -1331,9 +1330,7 @@ class LocalDriver:
             with open(staged, "wb") as file:
                 file.write(data)
                 _sync(file)
-            etag = _make_etag(data, os.stat(staged))
-            self._give_name(staged, name, if_match)
-            return etag
+            return self._give_name(staged, name, if_match)
 
     def iterate_bytes(
         self,
@@ -1344,8 +1341,8 @@ class LocalDriver:
     ) -> Generator[Buffer, None, None]:
         """Yield an object's bytes from start on, at most so many."""
         with self._open(name) as file:
-            if if_match is not None:
-                self._check_etag(name, if_match)
+            if if_match not in (None, _make_etag(os.fstat(file.fileno()))):
+                raise FileExistsError(f"the object {name!r} has changed")
             yield from _iterate_file(file, start, length)
 
     def upload_object(
@@ -1384,7 +1381,7 @@ class LocalDriver:
                     with suppress(FileNotFoundError):  # where it has gone
                         status = entry.stat(follow_symlinks=False)
                         if stat.S_ISREG(status.st_mode):
-                            yield name, status.st_size, _make_time_etag(status)
+                            yield name, status.st_size, _make_etag(status)
 
     def delete_object(self, name: str) -> None:
         """Delete an object, if it is there."""
@@ -1450,42 +1447,37 @@ class LocalDriver:
         _sync_folder(parent)
         self._kept.add(folder)
 
-    def _give_name(self, staged: str, name: str, if_match: str | None) -> None:
-        path = self._path(name)
+    def _give_name(self, staged: str, name: str, if_match: str | None) -> str:
+        """Name a staged object, if the condition holds, and return its etag."""
+        # times and inode numbers come again within milliseconds, so that an etag would
+        # too: the microseconds are drawn
+        now = time.time_ns() // 1_000_000 * 1_000_000 + int(_get_random() * 1_000_000)
+        os.utime(staged, ns=(now, now))
+        path, etag = self._path(name), _make_etag(os.stat(staged))
         if if_match is None:
             os.replace(staged, path)
         elif if_match:
             with _exclusive(os.path.dirname(path)):
-                self._check_etag(name, if_match)
+                seen = ""
+                with suppress(FileNotFoundError):
+                    _, seen = self.stat_object(name)
+                if seen != if_match:
+                    raise FileExistsError(f"the object {name!r} has changed")
                 os.replace(staged, path)
         else:
             _create(staged, path)
         _sync_folder(os.path.dirname(path))
-
-    def _check_etag(self, name: str, etag: str) -> None:
-        with suppress(FileNotFoundError):
-            with self._open(name) as file:
-                seen = _make_time_etag(os.fstat(file.fileno()))
-            if etag in (seen, self.stat_object(name)[1]):
-                return
-        raise FileExistsError(f"the object {name!r} has changed")
+        return etag
 
 
-def _make_etag(data: bytes, status: os.stat_result) -> str:
-    """Name the content of a local object.
-
-    Times and inode numbers come again within a few milliseconds, so of small objects,
-    where a write may depend on the etag, it is a digest.
-    """
-    if status.st_size > _SMALL_OBJECT:
-        return _make_time_etag(status)
-    import hashlib
-
-    return hashlib.sha256(data).hexdigest()
-
-
-def _make_time_etag(status: os.stat_result) -> str:
+def _make_etag(status: os.stat_result) -> str:
+    """Name the content of a local object."""
     return f"{status.st_mtime_ns:x}-{status.st_size:x}-{status.st_ino:x}"
+
+
+def _get_random() -> float:
+    """Return a number from 0 to 1; `random` would cost the start-up 6 ms."""
+    return int.from_bytes(os.urandom(4), "big") / 0xFFFFFFFF
 
 
 def _create(staged: str, path: str) -> None:
@@ -1719,7 +1711,7 @@ def _new_driver(provider: str) -> StorageDriver:
 # `_Download.bring` brings them, and resuming, reusing, parts, packs and parallel ranges
 # are nothing but that list, filtered:
 #
-#   1. lay out the folder: take out of it what the manifest does not name
+#   1. lay out the folder, and keep of what is there the files that the manifest names
 #   2. keep the pieces that lie right there: a killed fetch left them
 #   3. link the files of the copy that is to be extended, and copy the pieces that
 #      another cached version has
@@ -1767,13 +1759,9 @@ class _Job:
     """
 
     def __init__(self, workers: int, *listeners: OnProgress | None) -> None:
-        self.workers = workers
-        self._listeners: list[OnProgress] = []
-        for listener in listeners:  # the provider's may be the manager's too
-            if listener is not None and listener not in self._listeners:
-                self._listeners.append(listener)
-        self.heartbeats: list[OnProgress] = []  # told before anything has begun, too
-        self._progress = Progress("", "", 0, 0, 0, 0)
+        self.workers, self._progress = workers, Progress("", "", 0, 0, 0, 0)
+        self.listeners: list[OnProgress] = []
+        self._later = listeners  # are told from the moment when something has begun
         self._telling, self._stop = threading.Lock(), threading.Event()
         self._failure: BaseException | None = None
 
@@ -1789,13 +1777,16 @@ class _Job:
         """Tell what is to be done now."""
         sizes = [file.size or 0 for file in files]
         self._progress = Progress(action, asset, 0, sum(sizes), 0, len(sizes))
+        for listener in self._later:  # the provider's may be the manager's too
+            if listener is not None and listener not in self.listeners:
+                self.listeners.append(listener)
         self.advance(0)
 
     def advance(self, size: int, files: int = 0) -> None:
         """Tell that bytes have moved; raises _Stopped where the rest is in vain."""
         if self._stop.is_set():
             raise _Stopped
-        if not (self._listeners or self.heartbeats):
+        if not self.listeners:
             return
         with self._telling:
             last = self._progress
@@ -1803,8 +1794,7 @@ class _Job:
             files = min(last.files_done + files, last.files)
             self._progress = last._replace(done=done, files_done=files)
             try:
-                begun = self._listeners if last.action else []
-                for listener in (*self.heartbeats, *begun):
+                for listener in self.listeners:
                     listener(self._progress)
             except BaseException as error:
                 self._failure = error
@@ -1845,10 +1835,10 @@ class _Job:
         return [results[index] for index in range(len(results))]
 
     def _run_threads(self, work: Callable[[], None], number: int) -> None:
-        threads = []
+        threads: list[threading.Thread] = []
         try:
             with suppress(RuntimeError):  # no more are to be had: fewer do
-                for _ in range(number):
+                while len(threads) < number:
                     # a daemon: an upload, which nothing can stop, must not hold up
                     # an interrupt
                     thread = threading.Thread(target=work, daemon=True)
@@ -1890,11 +1880,6 @@ class _Backoff:
         log("trying %r again in %.1f s: %s", name, pause, error)
         self._wait(pause)
         self._delay = min(2 * self._delay, _MAX_DELAY_S)
-
-
-def _get_random() -> float:
-    """Return a number from 0 to 1; `random` would cost the start-up 6 ms."""
-    return int.from_bytes(os.urandom(2), "big") / 0xFFFF
 
 
 _DRIVER_ERRORS = (OSError, ValueError, ImportError, NotImplementedError)
@@ -1953,10 +1938,10 @@ class _RetryingDriver:
     def upload_object(
         self, path: str, name: str, advance: Advance, *, if_match: str = ""
     ) -> None:
-        told = 0  # what is sent again is no news
+        told, counting = 0, threading.Lock()  # what is sent again is no news
 
         def attempt() -> None:
-            sent, counting = 0, threading.Lock()
+            sent = 0
 
             def report(number: int) -> None:
                 nonlocal sent, told
@@ -2059,12 +2044,12 @@ def _plan_pieces(
         # what has a digest of the whole alone is verified as a whole
         step = _CHUNK if file.chunks or not file.sha256 else max(size, 1)
         for index, position in enumerate(range(0, max(size, 1), step)):
-            chunk = file.chunks[64 * index : 64 * (index + 1)]
+            sha256 = file.chunks[64 * index : 64 * (index + 1)] or file.sha256
             length = min(step, size - position)
             is_end = not is_packed and position + length == size
             place = (name, (file.offset or 0) + position, file, position, length)
-            etag = (etags or {}).get(file.path)
-            pieces.append(_Piece(*place, chunk or file.sha256, is_end, etag))
+            etag = etags.get(file.path) if etags else None
+            pieces.append(_Piece(*place, sha256, is_end, etag))
     return pieces
 
 
@@ -2072,17 +2057,17 @@ def _plan_requests(pieces: Iterable[_Piece]) -> list[list[_Piece]]:
     """Join pieces, which come in order, to those that one request brings."""
     requests: list[list[_Piece]] = []
     for piece in pieces:
-        if requests and _is_next(piece, requests[-1]):
-            requests[-1].append(piece)
+        request = requests[-1] if requests else []
+        is_next = bool(request) and piece.object_name == request[-1].object_name
+        if (
+            is_next
+            and piece.begin - request[-1].end <= _GAP
+            and piece.end - request[0].begin <= _REQUEST
+        ):
+            request.append(piece)
         else:
             requests.append([piece])
     return requests
-
-
-def _is_next(piece: _Piece, request: list[_Piece]) -> bool:
-    first, last = request[0], request[-1]
-    is_near = piece.begin - last.end <= _GAP and piece.end - first.begin <= _REQUEST
-    return piece.object_name == last.object_name and is_near
 
 
 class _Stream:
@@ -2171,7 +2156,8 @@ class _Download:
 
         AssetIntegrityError where a piece came wrong twice.
         """
-        left = _lay_out(self._root, manifest, self._job)  # 1
+        with _writing(self._root):
+            left = _lay_out(self._root, manifest)  # 1
         found = [piece for piece in pieces if piece.file.path in left]
         kept = set(_find_right(found, self._root, self._root, self._job))  # 2
         linked = set(filter(partial(self._link, extended), extended))  # 3
@@ -2207,10 +2193,10 @@ class _Download:
         if wrong:
             text = "%d pieces came wrong, of %r first: downloading them once more"
             _logger().warning(text, len(wrong), wrong[0][0].object_name)
-            for (one,) in self._job.run(self._bring_request, wrong):
-                if not one.is_right:
-                    raise one.make_error()
-                arrived.append(one)
+        for (one,) in self._job.run(self._bring_request, wrong):
+            if not one.is_right:
+                raise one.make_error()
+            arrived.append(one)
         return arrived
 
     def _bring_request(self, pieces: list[_Piece]) -> list[_Arrival]:
@@ -2229,8 +2215,8 @@ class _Download:
                 arrived.append(self._write(piece, stream.take(piece.size)))
                 at = piece.end
             extra = length is None and any(stream.take(1))
-            size, is_refused = arrived[-1].size + extra, stream.is_refused
-            arrived[-1] = arrived[-1]._replace(size=size, is_refused=is_refused)
+        size, is_refused = arrived[-1].size + extra, stream.is_refused
+        arrived[-1] = arrived[-1]._replace(size=size, is_refused=is_refused)
         return arrived
 
     def _write(self, piece: _Piece, chunks: Iterator[memoryview]) -> _Arrival:
@@ -2280,55 +2266,40 @@ def _add_digests(manifest: Manifest, arrived: Iterable[_Arrival]) -> Manifest:
     return manifest._with_files(files, manifest.empty_directories) if came else manifest
 
 
-def _lay_out(root: str, manifest: Manifest, job: _Job) -> set[str]:
-    """Make a version's folders, and return the parts of which something is there.
+def _lay_out(root: str, manifest: Manifest) -> set[str]:
+    """Make a version's folders, and return the parts of which something was there.
 
-    What was left there must be ours to write to: plain files of one name, no longer
-    than they should be. All else is cleared away.
+    What was left there must be ours to write to: plain files of one name, behind no
+    link. All else is cleared away.
     """
-    sizes = {file.path: file.size or 0 for file in manifest.files}
-    folders, left = {""} if manifest.is_directory else set[str](), set[str]()
-    for path in (*sizes, *(f"{one}/" for one in manifest.empty_directories)):
-        while path := path.rpartition("/")[0]:
-            folders.add(path)
-    with _writing(root):
-        for part, status in list(_walk_entries(root)):
-            job.beat()
-            path = _local_path(root, part)
+    old, left = f"{root}~", set[str]()
+    _remove_tree(old)
+    with suppress(FileNotFoundError):
+        os.rename(root, old)
+    folders = [f"{one}/" for one in manifest.empty_directories]
+    paths = {os.path.dirname(file.path) for file in manifest.files}
+    for folder in sorted({"", *paths, *folders} if manifest.is_directory else ()):
+        os.makedirs(_local_path(root, folder.rstrip("/")), exist_ok=True)
+    for file in manifest.files:
+        path = _local_path(old, file.path)
+        with suppress(FileNotFoundError, NotADirectoryError):
+            status = os.lstat(path)
             is_ours = os.name == "nt" or status.st_uid == os.geteuid()
             is_plain = stat.S_ISREG(status.st_mode) and status.st_nlink == 1
-            if part in sizes and is_plain and is_ours:
-                left.add(part)
-                if status.st_size > sizes[part]:
-                    os.truncate(path, sizes[part])
-            elif not stat.S_ISDIR(status.st_mode):
-                os.unlink(path)
-            elif part not in folders:
-                _remove_tree(path)
-        for folder in sorted(folders):
-            os.makedirs(_local_path(root, folder), exist_ok=True)
+            if is_plain and is_ours and _is_inside(path, os.path.dirname(old)):
+                os.rename(path, _local_path(root, file.path))
+                left.add(file.path)
+    _remove_tree(old)
     return left
 
 
-def _walk_entries(root: str) -> Iterator[tuple[str, os.stat_result]]:
-    """Yield (part, status) of all that lies below a path and at it, not through links.
-
-    What lies in a folder comes before it.
-    """
-    is_folder = os.path.isdir(root) and not os.path.islink(root)
-    for folder, folders, files in os.walk(root, topdown=False) if is_folder else ():
-        below = os.path.relpath(folder, root).replace(os.sep, "/")
-        for name in (*folders, *files):
-            part = name if below == "." else f"{below}/{name}"
-            yield part, os.lstat(os.path.join(folder, name))
-    with suppress(FileNotFoundError):
-        yield "", os.lstat(root)
-
-
 def _remove_tree(path: str) -> None:
+    """Delete a file or a folder; what cannot be is left for another time."""
     import shutil
 
-    shutil.rmtree(path, ignore_errors=True)  # what stays is reclaimed another time
+    with suppress(OSError):
+        os.unlink(path)
+    shutil.rmtree(path, ignore_errors=True)
 
 
 def _find_right(
@@ -2698,24 +2669,24 @@ class _Source:
     def hash(self) -> None:
         """Find the files' digests, several files and chunks at a time."""
         self._job.begin("hashing", self.top, self.files)
-        manifest = Manifest(True, tuple(self.files), (), {})
-        chunks = _plan_pieces("", manifest)
-        sizes = ((file, file.size or 0) for file in self.files)
-        large = [_Piece("", 0, *(file, 0, n), None) for file, n in sizes if n > _CHUNK]
-        digests = self._job.run(self._hash_piece, [*large, *chunks])
-        whole = {one.file.path: digest for one, digest in zip(large, digests)}
-        arrived = map(
-            _Arrival, chunks, (one.size for one in chunks), digests[len(large) :]
-        )
-        for index, file in enumerate(_add_digests(manifest, arrived).files):
-            sha256, path = whole.get(file.path, file.sha256), self._find(file)
+        sizes = [(file, file.size or 0) for file in self.files]
+        # a large file is hashed as a whole too, beside its chunks
+        pieces = [_Piece("", 0, *(file, 0, n), None) for file, n in sizes if n > _CHUNK]
+        pieces += _plan_pieces("", Manifest(True, tuple(self.files), (), {}))
+        found: dict[str, list[str]] = {}
+        for piece, digest in zip(pieces, self._job.run(self._hash_piece, pieces)):
+            found.setdefault(piece.file.path, []).append(digest)
+        for index, file in enumerate(self.files):
+            path, (sha256, *chunks) = self._find(file), found[file.path]
             executable = bool(os.stat(path).st_mode & stat.S_IXUSR)
-            self.files[index] = file._replace(sha256=sha256, executable=executable)
+            file = file._replace(sha256=sha256, chunks="".join(chunks))
+            self.files[index] = file._replace(executable=executable)
         self.uploads = [(file, self._find(file)) for file in self.files]
 
     def _hash_piece(self, piece: _Piece) -> str:
-        # a large file is hashed as a whole too, and its bytes are counted once
-        is_counted = piece.size == piece.file.size
+        is_counted = (
+            piece.size == piece.file.size
+        )  # the bytes of chunks are, as a whole
         count = self._job.advance if is_counted else self._job.beat
         with _open_plain_file(self._find(piece.file)) as file:
             digest = _hash(_iterate_file(file, piece.position, piece.size), count)
@@ -2756,9 +2727,8 @@ class _Source:
                 chunks += chunk.hexdigest() if size > _CHUNK else ""
         pack.write(bytes(-size % _TAR_BLOCK))
         self._job.advance(0, files=1)
-        return ManifestFile(
-            file.path, size, whole.hexdigest(), executable, offset, chunks
-        )
+        about = (whole.hexdigest(), executable, offset, chunks)
+        return ManifestFile(file.path, size, *about)
 
     def _find(self, file: ManifestFile) -> str:
         return _local_path(self.top, file.path)
@@ -2777,22 +2747,38 @@ class _Source:
         raise SourceChangedError(self.top)
 
 
+def _read_source(top: str, pack_folder: str | None, job: _Job) -> _Source:
+    """Find and hash all that is to be published, by way of a pack in a folder."""
+    try:
+        source = _Source(top, job)
+        if pack_folder:
+            source.pack(os.path.join(pack_folder, "pack.tar"))
+        else:
+            source.hash()
+    except (OSError, ValueError) as error:
+        if isinstance(error, ModelkitAssetsError):
+            raise
+        where = getattr(error, "filename", None) or pack_folder or top
+        reason = getattr(error, "strerror", None) or error
+        at = f": {where!r}" if where != top else ""
+        raise InvalidSourceError(top, f"{reason}{at}") from error
+    return source
+
+
 def _walk_source(top: str) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Yield (part, stamp) of each file, and of each empty folder, without a stamp.
 
     In order; links are followed; the part is `""` where the source is a file itself.
     """
-    no_folders: frozenset[tuple[int, int]] = frozenset()
-    pending = [("", no_folders)]
+    pending = [("", frozenset[tuple[int, int]]())]
     while pending:
         part, above = pending.pop()
         path = _local_path(top, part)
         status = os.stat(path)
         here = (status.st_dev, status.st_ino)
         if part and not _is_contained(part):
-            raise InvalidSourceError(
-                top, f"the name {part!r} cannot be kept everywhere"
-            )
+            reason = f"the name {part!r} cannot be kept everywhere"
+            raise InvalidSourceError(top, reason)
         if stat.S_ISREG(status.st_mode):
             yield part, _make_stamp(status)
         elif not stat.S_ISDIR(status.st_mode):
@@ -2857,13 +2843,8 @@ class _Push:
         """Publish a path, but for the commit, and return the version."""
         # wrong? then before the hashing
         _choose_next_version(self._spec, self._listed, bump_major)
-        with ExitStack() as stack:
-            folder = ""
-            if pack:
-                import tempfile
-
-                folder = stack.enter_context(tempfile.TemporaryDirectory())
-            source = self._read(top, folder)  # 1
+        with _temporary_folder() if pack else nullcontext() as folder:
+            source = _read_source(top, folder, self._job)  # 1
             manifest = Manifest.create(source.is_directory, source.files, source.empty)
             if not _is_readable(manifest.to_json()):
                 reason = f"{len(source.files)} files are more than a manifest holds"
@@ -2876,23 +2857,6 @@ class _Push:
                 self._upload(source, version, is_begun)  # 3
                 source.check_all()  # 4
         return version
-
-    def _read(self, top: str, folder: str) -> _Source:
-        """Find and hash all that is to be published, by way of a pack in a folder."""
-        try:
-            source = _Source(top, self._job)
-            if folder:
-                source.pack(os.path.join(folder, "pack.tar"))
-            else:
-                source.hash()
-            return source
-        except (OSError, ValueError) as error:
-            if isinstance(error, ModelkitAssetsError):
-                raise
-            where = getattr(error, "filename", None) or folder or top
-            reason = getattr(error, "strerror", None) or error
-            at = f": {where!r}" if where != top else ""
-            raise InvalidSourceError(top, f"{reason}{at}") from error
 
     def _claim_next(
         self, manifest: Manifest, bump_major: bool, dry_run: bool
@@ -2943,9 +2907,8 @@ class _Push:
         return "free"
 
     def _look_up(self, version: str, manifest: Manifest) -> str:
-        name = self._spec.name
         try:
-            claimed = self._store._read_manifest(name, version)
+            claimed = self._store._read_manifest(self._spec.name, version)
         except ObjectDoesNotExistError:
             # somebody may upload it without a claim, as modelkit does
             return "taken" if self._list_sizes(version) else "free"
@@ -2960,23 +2923,19 @@ class _Push:
     def _list_sizes(self, version: str) -> dict[str, int]:
         """Return the sizes of the objects that hold a version's data, by name."""
         object_name = self._store.get_object_name(self._spec.name, version)
-        sizes = {}
+        listed = self._driver.iterate_objects(object_name)
+        sizes = {name: size for name, size, _ in listed}
         with suppress(ObjectDoesNotExistError):
             sizes[object_name], _ = self._driver.stat_object(object_name)
-        for name, size, _ in self._driver.iterate_objects(object_name):
-            sizes[name] = size
         return sizes
 
     def _upload(self, source: _Source, version: str, is_begun: bool) -> None:
         name, job = self._spec.name, self._job
         object_name = self._store.get_object_name(name, version)
         there = self._list_sizes(version) if is_begun else {}
-        copies = (
-            self._find_copies() if self._listed and source.uploads[0][0].sha256 else {}
-        )
-        job.begin(
-            "uploading", f"{name}:{version}", [file for file, _ in source.uploads]
-        )
+        files = [file for file, _ in source.uploads]
+        copies = self._find_copies() if self._listed and files[0].sha256 else {}
+        job.begin("uploading", f"{name}:{version}", files)
 
         def upload(one: tuple[ManifestFile, str]) -> None:
             file, path = one
@@ -3040,6 +2999,12 @@ class _Push:
             if self._is_listed(version):
                 break
         raise AssetIntegrityError(target, f"{file.size} bytes", f"{size} bytes")
+
+
+def _temporary_folder() -> AbstractContextManager[str]:
+    import tempfile
+
+    return tempfile.TemporaryDirectory()
 
 
 class StorageProvider(_StoreReader):
@@ -3684,7 +3649,7 @@ class _Miss:
         with ExitStack() as after:  # what is entered on it is left after the lock
             job = after.enter_context(provider._start_job(on_progress))
             with cache.lock(name) as lock:  # 1
-                job.heartbeats.append(_touching(lock))
+                job.listeners.append(_touching(lock))
                 before, state = _identify(path), cache.look_up(path, part)  # 2
                 action = _decide_fetch(state, True, force)
                 if action == "hit" and not (self._displaced and _is_partial(path)):
@@ -3694,7 +3659,7 @@ class _Miss:
                 wanted, extended = self._plan_copy(state)
                 staging = cache.staging(name, version, wanted[:3])
                 folder = after.enter_context(staging)  # 3
-                job.heartbeats.append(_touching(folder))
+                job.listeners.append(_touching(folder))
                 if action == "check" and self._adopt(folder, job):  # 4
                     return "hit", manifest
                 _logger().info("downloading %s to %r", self._spec, path)
@@ -4046,8 +4011,7 @@ class AssetsManager:
         root = os.path.join(self.assets_dir, "")
         for path in candidates:
             is_allowed = not path.startswith(root) or _is_inside(path, self.assets_dir)
-            is_asset = _is_partial(path) or _holds_versions(path)
-            if is_allowed and os.path.exists(path) and not is_asset:
+            if is_allowed and os.path.exists(path) and not _is_of_asset(path):
                 return path
         return None
 
@@ -4088,11 +4052,12 @@ def _identify(path: str) -> tuple[int, ...] | None:
     return None
 
 
-def _holds_versions(path: str) -> bool:
-    """Tell whether a folder is an asset's, with versions in it."""
+def _is_of_asset(path: str) -> bool:
+    """Tell whether a folder has some of a version's files, or versions in it."""
     with suppress(OSError):
         names, systems = os.listdir(path), _VERSIONING_SYSTEMS.values()
-        return any(_is_version(name, one) for name in names for one in systems)
+        is_asset = any(_is_version(name, one) for name in names for one in systems)
+        return is_asset or _is_partial(path)
     return False
 
 

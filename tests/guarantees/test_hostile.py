@@ -152,7 +152,8 @@ SEGMENT = st.sampled_from(
     ["..", ".", "", "x", "0.0", "canary", "sub", "~", "*", "%2e%2e", "C:", "C:canary",
      "CON", "aux.txt", "com1.", "x.", "x ", ".. ", "...", "\0", "x\0", "..\0", "\n",
      "．．", "\u2024\u2024", "..\u200b", "\u202e..", "\ufeff..", "\ud800", "é",
-     "e\u0301", ".SUCCESS", ".cache", "0.0.meta", "x.versions", ".modelkit-assets.lock"]
+     "/\ud800", "e\u0301", ".SUCCESS", ".cache", "0.0.meta", "x.versions",
+     ".modelkit-assets.lock"]
 )  # fmt: skip
 SEPARATOR = st.sampled_from(["/", "/", "/", "\\", "//", "／", "\u2215", "\u29f8"])
 ROOT = st.sampled_from(

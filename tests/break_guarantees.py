@@ -35,11 +35,11 @@ class Guarantee(NamedTuple):
 GUARANTEES = (
     Guarantee(
         "the order of marker and rename, of a file",
-        "        self.mark(marker, manifest, folder)  # 6\n"
+        "        self.mark(data, marker, manifest, folder, job)  # 6\n"
         "        return _swap_in(data, path, old)  # 7",
         "        before = _swap_in(data, path, old)  # 7\n"
         "        if not manifest.is_directory:\n"
-        "            self.mark(marker, manifest, folder)  # 6\n"
+        "            self.mark(data, marker, manifest, folder, job)  # 6\n"
         "        return before",
         (
             "tests/guarantees/test_crashes.py",
@@ -175,6 +175,30 @@ GUARANTEES = (
         "            if _try_lock(descriptor, path):",
         "            if True:",
         ("tests/guarantees/test_concurrency.py", "-k", "sixteen_that_fetch_one"),
+    ),
+    Guarantee(
+        "a copy is on the disk before its marker is",
+        "        _sync_tree(path, job)\n        staged",
+        "        staged",
+        ("tests/guarantees/test_power_cuts.py", "-k", "a_cut_leaves"),
+    ),
+    Guarantee(
+        "an empty marker is believed only where something proves it",
+        '        if state == "whole" and not stamps[1][0]:\n',
+        "        if False:\n",
+        ("tests/cache/test_cache.py", "-k", "empty_marker"),
+    ),
+    Guarantee(
+        "an object is on the disk before it has a name",
+        "os.path.getsize(path), advance)\n                _sync(file)\n",
+        "os.path.getsize(path), advance)\n",
+        ("tests/guarantees/test_power_cuts.py", "-k", "commit_that_was_reported"),
+    ),
+    Guarantee(
+        "a name is on the disk before a commit is reported",
+        "        _sync_folder(os.path.dirname(path))\n        return etag",
+        "        return etag",
+        ("tests/guarantees/test_power_cuts.py", "-k", "commit_that_was_reported"),
     ),
     Guarantee(
         "only marked copies are deleted",

@@ -5,6 +5,7 @@ import os
 import shutil
 import time
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from trees import snapshot, write_tree
@@ -90,7 +91,7 @@ SPOILINGS = {
     "missing": os.unlink,
     "a folder": lambda path: (os.unlink(path), os.mkdir(path)),
 }
-STATES = ("absent", "unmarked", "damaged", "whole")
+STATES = ("absent", "unmarked", "unproved", "damaged", "whole")
 
 
 @pytest.fixture
@@ -153,11 +154,60 @@ def test_a_spoilt_marker_is_written_anew(copies, manager, assets_dir, marker):
     assert path.read_bytes() == before
 
 
-def test_modelkits_empty_marker_is_as_good(copies, manager, assets_dir):
-    (assets_dir / "folder" / "0.0" / ".SUCCESS").write_bytes(b"")
-    before = snapshot(assets_dir)
+def test_an_empty_marker_is_believed_where_the_digests_are_right(
+    copies, manager, assets_dir
+):
+    """As modelkit leaves it, or a power cut; once proved, its marker is ours."""
+    marker = assets_dir / "folder" / "0.0" / ".SUCCESS"
+    before = marker.read_bytes()
+    marker.write_bytes(b"")
     assert manager.fetch_asset("folder:0.0", return_info=True)["from_cache"]
-    assert snapshot(assets_dir) == before
+    assert json.loads(marker.read_bytes()).keys() == json.loads(before).keys()
+
+
+@pytest.mark.parametrize("damage", [b"", b"\0"], ids=["empty", "zeros"])
+def test_what_a_power_cut_left_is_not_believed_by_its_empty_marker(
+    copies, manager, assets_dir, damage
+):
+    folder = assets_dir / "folder" / "0.0"
+    (folder / ".SUCCESS").write_bytes(b"")
+    file = next(one for one in sorted(folder.iterdir()) if one.name != ".SUCCESS")
+    right = file.read_bytes()
+    file.write_bytes(damage * len(right))
+    assert not manager.fetch_asset("folder:0.0", return_info=True)["from_cache"]
+    assert file.read_bytes() == right
+
+
+def test_on_a_read_only_disk_an_empty_marker_is_proved_once(
+    copies, provider, assets_dir, monkeypatch
+):
+    marker = assets_dir / "folder" / "0.0" / ".SUCCESS"
+    marker.write_bytes(b"")
+    manager = ma.AssetsManager(assets_dir, storage_provider=provider)
+
+    def refuse(*_):
+        raise PermissionError(13, "Read-only file system")
+
+    monkeypatch.setattr(os, "makedirs", refuse)
+    assert manager.fetch_asset("folder:0.0", return_info=True)["from_cache"]
+    assert marker.read_bytes() == b""
+    monkeypatch.setattr(provider, "_read_manifest", refuse)
+    assert manager.fetch_asset("folder:0.0", return_info=True)["from_cache"]
+
+
+def test_without_a_store_an_empty_marker_beside_an_empty_file_is_not_believed(
+    copies, assets_dir, offline
+):
+    (assets_dir / "file" / ".0.0.SUCCESS").write_bytes(b"")
+    assert offline("file:0.0") == copies["file"]
+    Path(copies["file"]).write_bytes(b"")
+    folder = assets_dir / "folder" / "0.0"
+    assert offline("folder:0.0") == str(folder)
+    (folder / ".SUCCESS").write_bytes(b"")
+    (folder / "empty").write_bytes(b"")
+    for spec in ("file:0.0", "folder:0.0"):
+        with pytest.raises(ma.AssetIntegrityError, match="a power cut"):
+            offline(spec)
 
 
 def test_what_to_do_with_a_copy_is_a_table():
@@ -171,13 +221,14 @@ def test_what_to_do_with_a_copy_is_a_table():
     downloads = {(state, True, True) for state in STATES}
     downloads |= {("absent", True, False), ("damaged", True, False)}
     fails = {("absent", False, False), ("damaged", False, False)}
-    hits = {(state, False, False) for state in ("unmarked", "whole")}
+    hits = {(state, False, False) for state in ("unmarked", "unproved", "whole")}
     hits |= {("whole", True, False)}
     assert table == {
         **dict.fromkeys(downloads, "download"),
         **dict.fromkeys(fails, "fail"),
         **dict.fromkeys(hits, "hit"),
         ("unmarked", True, False): "check",
+        ("unproved", True, False): "check",
     }
 
 

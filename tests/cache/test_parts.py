@@ -202,8 +202,8 @@ def test_a_partial_copy_is_no_whole_one_to_anybody(
     assert offline.fetch_asset(f"{SPEC}[b]") == str(path / "b")
     assert offline.fetch_asset(f"{NAME}[b/c]") == str(path / "b/c")
     with pytest.raises(ma.LocalAssetDoesNotExistError):
-        offline._find_copy(ma.AssetSpec(NAME, version="0.0"))
-    assert manager._find_copy(ma.AssetSpec(NAME, version="0.0"))[0] is None
+        ma._find_copy(offline, ma.AssetSpec(NAME, version="0.0"))
+    assert ma._find_copy(manager, ma.AssetSpec(NAME, version="0.0"))[0] is None
     list_downloads(log)
     assert strip(read_files(manager.fetch_asset(SPEC))) == strip(TREE)
     assert list_downloads(log)

@@ -165,11 +165,13 @@ class Start(NamedTuple):
     left      data at the version's path; None: nothing
     marked    whether it has a marker, so that it can only be replaced by force
     killed    whether a fetch was killed before, half-way
+    empty     whether it has an empty marker, as modelkit's are
     """
 
     left: Tree | None = None
     marked: bool = False
     killed: bool = False
+    empty: bool = False
 
 
 TORN_FILE: Tree = {"": File(FILE[""].data[:20000])}  # type: ignore[union-attr]
@@ -191,6 +193,7 @@ STARTS = {
     "killed_file": (FILE, Start(killed=True)),
     "killed_folder": (FOLDER, Start(killed=True)),
     "forced_and_killed_folder": (FOLDER, Start(FOLDER, marked=True, killed=True)),
+    "modelkits_file": (FILE, Start(FILE, empty=True)),
 }
 
 
@@ -247,8 +250,10 @@ def prepare(assets_dir: Path, store: Path, start: Start) -> None:
     if start.left is not None:
         path.parent.mkdir(parents=True)
         write_tree(path, start.left)
-    if start.marked:  # as modelkit does
-        (path / ".SUCCESS" if path.is_dir() else path.with_name(".0.0.SUCCESS")).touch()
+    if start.marked:
+        fetch(store, False, assets_dir)
+    if start.empty:
+        path.with_name(".0.0.SUCCESS").touch()
     if start.killed:
         outcome = harness.run(
             fetch, store, start.marked, assets_dir,

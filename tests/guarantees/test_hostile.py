@@ -75,7 +75,7 @@ def check_reading(store, folder, source):
     attempt(provider.get_versions_info, "x")
     attempt(provider.get_asset_meta, "x", "0.0")
     attempt(lambda: list(provider.iterate_assets()))
-    attempt(manager._find_copy, ma.AssetSpec("x", version="0.0"))
+    attempt(ma._find_copy, manager, ma.AssetSpec("x", version="0.0"))
     for spec in ("x", "x:0", "x:0.0", "x:0.0[a]"):
         got = attempt(manager.fetch_asset, spec)
         if not isinstance(got, failed):
@@ -142,7 +142,7 @@ def test_whatever_a_marker_holds_a_hit_is_a_hit_or_damaged(data):
         before, manager = snapshot(Path(folder)), ma.AssetsManager(folder)
         got = attempt(manager.fetch_asset, "x:0.0")
         assert got == f"{folder}/x/0.0" or isinstance(got, ma.AssetIntegrityError)
-        attempt(manager._find_copy, ma.AssetSpec("x", version="0.0"))
+        attempt(ma._find_copy, manager, ma.AssetSpec("x", version="0.0"))
         assert snapshot(Path(folder)) == before
 
 

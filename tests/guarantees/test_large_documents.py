@@ -26,7 +26,8 @@ import modelkit_assets
 
 spec, found = modelkit_assets.AssetSpec("x", version="0.0"), None
 try:
-    found = len(modelkit_assets.AssetsManager()._find_copy(spec)[1].files)
+    manager = modelkit_assets.AssetsManager()
+    found = len(modelkit_assets._find_copy(manager, spec)[1].files)
 except modelkit_assets.AssetIntegrityError as error:
     assert len(str(error)) < 1000
 with open("/proc/self/status") as file:

@@ -278,9 +278,9 @@ class AssetLockTimeoutError(AssetsManagerError, TimeoutError):
 
 
 class AssetsDirError(AssetsManagerError, OSError):
-    """The assets dir cannot be written: read-only, full, or another's."""
+    """The assets dir cannot be written or read: read-only, full, or another's."""
 
-    _text = "cannot write to the assets dir: {reason}: {path!r}"
+    _text = "cannot use the assets dir: {reason}: {path!r}"
     _facts = {"path": "", "reason": ""}
 
 
@@ -805,9 +805,12 @@ class AssetSpec:
     def _pick_versions(self, names: Iterable[str]) -> list[str]:
         """Return those of the names that are complete versions, the latest first."""
         systems = [self._system] if self._system else _VERSIONING_SYSTEMS.values()
-        return self.sort_versions(
-            name for name in names if any(_is_version(name, one) for one in systems)
-        )
+        names, picked = set(names), list[str]()
+        for system in systems:  # of two, one comes after the other
+            picked += system.sort_versions(
+                one for one in names if _is_version(one, system)
+            )
+        return picked
 
     def __setattr__(self, name: str, value: object = None) -> NoReturn:
         raise AttributeError(f"an AssetSpec cannot be changed: {name}")
@@ -1283,6 +1286,8 @@ class StorageDriver(Protocol):
 
 # a link that somebody planted there must not lead us to another file
 _LOCK_FLAGS = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+_STORE_LOCK = f"{_OWN}.lock"
+_ABANDONED_S = 24 * 3600.0  # so long untouched, what is staged is nobody's
 _replacing = threading.Lock()
 
 
@@ -1317,7 +1322,7 @@ class LocalDriver:
     def read_object(self, name: str) -> tuple[bytes, str]:
         """Return a small object whole, and its etag."""
         with self._open(name) as file:
-            data = file.read(_MAX_DOCUMENT + 1)
+            data = _read_document(file)
             if len(data) > _MAX_DOCUMENT:
                 raise OSError(errno.EFBIG, "it is too large to be read at once")
             return data, _make_etag(os.fstat(file.fileno()))
@@ -1434,8 +1439,20 @@ class LocalDriver:
 
         Another process may have made it, and not have got so far.
         """
-        if folder in self._kept or folder == self.bucket:
+        if folder in self._kept:
             return
+        if folder != self.bucket:
+            self._make_folder(folder)
+        with suppress(OSError):
+            for entry in os.scandir(folder):
+                is_staged = (
+                    entry.name.startswith(f"{_OWN}.") and entry.name != _STORE_LOCK
+                )
+                if is_staged and time.time() - entry.stat().st_mtime > _ABANDONED_S:
+                    os.unlink(entry.path)  # a killed push left it
+        self._kept.add(folder)
+
+    def _make_folder(self, folder: str) -> None:
         parent = os.path.dirname(folder)
         self._keep_folder(parent)
         try:
@@ -1445,7 +1462,6 @@ class LocalDriver:
                 text = f"{folder!r} is an object, not a folder"
                 raise NotADirectoryError(text) from None
         _sync_folder(parent)
-        self._kept.add(folder)
 
     def _give_name(self, staged: str, name: str, if_match: str | None) -> str:
         """Name a staged object, if the condition holds, and return its etag."""
@@ -1498,7 +1514,7 @@ def _create(staged: str, path: str) -> None:
 @contextmanager
 def _exclusive(folder: str) -> Iterator[None]:
     """Hold a folder's lock against threads, processes, and hosts that share it."""
-    lock = os.path.join(folder, f"{_OWN}.lock")
+    lock = os.path.join(folder, _STORE_LOCK)
     with _replacing, open(os.open(lock, _LOCK_FLAGS, 0o666), "rb+") as file:
         _lock(file.fileno(), wait=True)
         if fcntl:
@@ -1546,6 +1562,12 @@ def _open_plain_file(path: str) -> IO[bytes]:
     os.close(descriptor)
     code = errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL
     raise OSError(code, "it is not a plain file", path)
+
+
+def _read_document(file: IO[bytes]) -> bytes:
+    """Read a small file whole; of one that is too large, as much as shows that."""
+    size = os.fstat(file.fileno()).st_size  # a read makes room for all that it is asked
+    return file.read(min(size, _MAX_DOCUMENT) + 1)
 
 
 def _iterate_file(
@@ -1729,7 +1751,7 @@ _REQUEST = 16 << 20  # bytes; small pieces that lie side by side come in one req
 _GAP = 64 << 10  # bytes that may be read in vain between two of them
 _FIRST_DELAY_S, _MAX_DELAY_S = 0.1, 10.0  # back-off between attempts
 _SYNC_THREADS = 16
-_STOP_GRACE_S = 5.0  # how long an interrupt waits for transfers under way
+_STOP_GRACE_S = 1.0  # how long an interrupt waits for transfers under way
 
 
 class Progress(NamedTuple):
@@ -2125,7 +2147,7 @@ class _Arrival(NamedTuple):
 
 
 @contextmanager
-def _writing(path: str) -> Iterator[None]:
+def _on_disk(path: str) -> Iterator[None]:
     """Turn what the operating system says of the assets dir into AssetsDirError.
 
     It is not to be mistaken for the store's, which may be tried again.
@@ -2135,8 +2157,23 @@ def _writing(path: str) -> Iterator[None]:
     except OSError as error:
         if isinstance(error, ModelkitAssetsError):
             raise
-        reason = error.strerror or error
-        raise AssetsDirError(error.filename or path, reason) from error
+        path, reason = error.filename or path, error.strerror or error
+        if isinstance(error, PermissionError):
+            reason = f"{reason}, {_tell_owner(path)}"
+        raise AssetsDirError(path, reason) from error
+
+
+def _tell_owner(path: str) -> str:
+    """Return whose a path is, or the folder above it that can be looked into."""
+    while True:
+        with suppress(OSError):
+            owner = str(os.stat(path).st_uid)
+            with suppress(ImportError, KeyError):
+                import pwd
+
+                owner = pwd.getpwuid(int(owner)).pw_name
+            return f"{path!r} is {owner}'s"
+        path = os.path.dirname(path)
 
 
 class _Download:
@@ -2159,7 +2196,7 @@ class _Download:
 
         AssetIntegrityError where a piece came wrong twice.
         """
-        with _writing(self._root):
+        with _on_disk(self._root):
             left = _lay_out(self._root, manifest)  # 1
         found = [piece for piece in pieces if piece.file.path in left]
         kept = set(_find_right(found, self._root, self._root, self._job))  # 2
@@ -2228,11 +2265,11 @@ class _Download:
 
         path = _local_path(self._root, piece.file.path)
         digest, size = hashlib.sha256(), 0
-        with _writing(path):
+        with _on_disk(path):
             target = self._open(piece)
         with target:
             for data in chunks:
-                with _writing(path):
+                with _on_disk(path):
                     _write_all(target, data)
                 digest.update(data)
                 size += len(data)
@@ -2451,10 +2488,23 @@ class _StoreReader:
         return self._read_manifest(name, version).describe()
 
     def iterate_assets(self) -> Iterator[tuple[str, list[str]]]:
-        """Yield each asset's name and its versions, in order of the names."""
+        """Yield each asset's name and its versions, in order of the names.
+
+        A list that is none, as of another program's object, is passed over and named.
+        """
+
+        def read(name: str) -> list[str] | None:
+            try:
+                return self.get_versions_info(name)
+            except (AssetIntegrityError, InvalidNameError) as error:
+                _logger().warning("passing over %r: %s", f"{name}.versions", error)
+            return None
+
         objects = self._connect().iterate_objects(self.prefix)
         names = _find_asset_names((one[0] for one in objects), self.prefix)
-        yield from zip(names, self._start_job().run(self.get_versions_info, names))
+        for name, versions in zip(names, self._start_job().run(read, names)):
+            if versions is not None:
+                yield name, versions
 
     def download(self, name: str, version: str, destination: StrPath) -> dict[str, Any]:
         """Download a version to destination/NAME/VERSION; return its `path` and `meta`.
@@ -2616,7 +2666,7 @@ def _find_asset_names(object_names: Iterable[str], prefix: str) -> list[str]:
     def is_asset(name: str) -> bool:
         segments = name.split("/")
         above = ("/".join(segments[:end]) for end in range(1, len(segments)))
-        return bool(_NAME.fullmatch(name)) and versions.isdisjoint(above)
+        return versions.isdisjoint(above)
 
     return sorted(filter(is_asset, candidates))
 
@@ -2834,7 +2884,7 @@ def _leave_out_marker(top: str, names: list[str]) -> list[str]:
 def _read_marker(path: str) -> Manifest | None:
     """Return the manifest in a marker; None in modelkit's, which is empty."""
     with _open_plain_file(path) as file:
-        data = file.read(_MAX_DOCUMENT + 1)
+        data = _read_document(file)
     return Manifest.from_json(data, path) if data else None
 
 
@@ -3174,7 +3224,6 @@ class StorageProvider(_StoreReader):
 _LOCK_POLL_S = 0.05
 _HEARTBEAT_S = 0.1  # how often a download shows those who wait that it goes on
 _IDLE_S = 60.0  # untouched for so long, staging is nobody's where locks do not tell
-_ABANDONED_S = 24 * 3600.0  # nobody's staging is cleared after this, by any download
 _REUSED_COPIES = 4  # the latest so many are looked through for what a new one has too
 
 
@@ -3364,7 +3413,7 @@ class _Cache:
         path = _local_path(self.own, name) + ".lock"
         self.require_assets_dir()
         self.require_inside(os.path.dirname(path))
-        with _writing(self.assets_dir):
+        with _on_disk(self.assets_dir):
             os.makedirs(os.path.dirname(path), exist_ok=True)
             _write_cache_tag(self.own)
             descriptor = self._wait_for_lock(path, name)
@@ -3377,6 +3426,9 @@ class _Cache:
         deadline, seen = 0.0, -1
         while True:
             descriptor = os.open(path, _LOCK_FLAGS, 0o666)
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                os.close(descriptor)
+                raise OSError(errno.EINVAL, "the lock is not a plain file", path)
             if _try_lock(descriptor, path):
                 with suppress(OSError):  # on a full disk, nobody is told who holds it
                     os.ftruncate(descriptor, 0)
@@ -3406,7 +3458,7 @@ class _Cache:
         key = f"{name[:60]}@{str(version)[:60]}@{digest[:16]}".replace("/", "+")
         staging = os.path.join(self.own, "staging")
         self.require_inside(staging)
-        with _writing(self.assets_dir):
+        with _on_disk(self.assets_dir):
             folder, descriptor = _make_locked_folder(staging, key if content else "")
             try:
                 _take_over(folder)
@@ -3557,8 +3609,8 @@ def _write_cache_tag(folder: str) -> None:
     # tells backup programs to pass it over: https://bford.info/cachedir/
     path = os.path.join(folder, "CACHEDIR.TAG")
     text = "Signature: 8a477f597d28d172789f06886806bc55\n"
-    is_right = os.path.exists(path) and os.path.getsize(path) == len(text)
-    if not (os.path.islink(path) or is_right):  # a link is somebody's own
+    # what is there already may be somebody's own, or a pipe that would hold us up
+    if not os.path.lexists(path):
         with open(path, "w") as file:
             file.write(text)
 
@@ -3854,16 +3906,17 @@ class AssetsManager:
         - what is returned is whole, and had the right digests when it was downloaded
         - AssetDoesNotExistError or LocalAssetDoesNotExistError where there is none
         """
-        try:
-            pinned = self.resolve(spec)
-        except (AssetDoesNotExistError, InvalidAssetSpecError) as error:
-            path = self._find_existing_path(str(spec))
-            if path is None or isinstance(error, InvalidVersionError):
-                raise
-            info = {"path": path, "version": None, "from_cache": True}
-        else:
-            info = self._fetch_version(pinned, force_download)
-        return info if return_info else info["path"]
+        with _on_disk(self.assets_dir):
+            try:
+                pinned = self.resolve(spec)
+            except (AssetDoesNotExistError, InvalidAssetSpecError) as error:
+                path = self._find_existing_path(str(spec))
+                if path is None or isinstance(error, InvalidVersionError):
+                    raise
+                info = {"path": path, "version": None, "from_cache": True}
+            else:
+                info = self._fetch_version(pinned, force_download)
+            return info if return_info else info["path"]
 
     def resolve(self, spec: AssetSpec | str) -> AssetSpec:
         """Return the spec with the version that it means now.
@@ -4270,7 +4323,7 @@ def _align(rows: Iterable[Sequence[object]]) -> list[str]:
 _PROGRAM = "modelkit_assets"
 _EXIT_CODES = """exit codes: 0 done, 1 failed or declined, 2 bad usage or configuration,
 3 no such asset or version, 4 access refused, 5 store unreachable, 6 content does not
-match its digest, 130 interrupted"""
+match its digest, 130 interrupted, 143 terminated"""
 _SCHEMES = {"s3": "s3", "gs": "gcs", "az": "az"}  # of URLs, and their providers
 _MOST_OBJECTS = 10_000  # are looked through for what a misspelt name may mean
 
@@ -4307,9 +4360,11 @@ def main(args: Sequence[str] | None = None) -> int:
     is_watched = _is_terminal(screen.stream) and os.environ.get("TERM") != "dumb"
     options.on_progress = screen.show if is_watched and not options.quiet else None
     try:
-        with _logging(options):
+        with _signals(), _logging(options):
             code: int = options.run(options)
             return code
+    except _Terminated:
+        return _fail("terminated", 143)
     except KeyboardInterrupt:
         return _fail("interrupted", 130)
     except BrokenPipeError:  # whoever read our output has had enough
@@ -4321,6 +4376,37 @@ def main(args: Sequence[str] | None = None) -> int:
 
             traceback.print_exc()
         return _fail(str(error), getattr(error, "exit_code", 1))
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM came, which ends what runs as Ctrl-C does."""
+
+
+@contextmanager
+def _signals() -> Iterator[None]:
+    """Let SIGTERM raise _Terminated; once that or Ctrl-C came, both are ignored.
+
+    What ends then must not be torn by a second one. As process 1 of a container, too,
+    we end: there, a signal without a handler does nothing.
+    """
+    import signal
+
+    def stop(number: int, _: object) -> None:
+        for one in handlers:
+            signal.signal(one, signal.SIG_IGN)
+        handlers.clear()
+        raise _Terminated if number == signal.SIGTERM else KeyboardInterrupt
+
+    handlers: dict[signal.Signals, Any] = {}
+    with suppress(ValueError):  # in another thread than the main one, there are none
+        for one in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(one) != signal.SIG_IGN:  # as of a job in the background
+                handlers[one] = signal.signal(one, stop)
+    try:
+        yield
+    finally:
+        for one, handler in handlers.items():
+            signal.signal(one, handler)
 
 
 @contextmanager
@@ -4656,7 +4742,7 @@ def _run_info(options: argparse.Namespace) -> int:
     for file in manifest.files if manifest else ():
         size = "-" if file.size is None else file.size
         lines.append(f"{size:>12}  {file.sha256 or '-':64}  {file.path}")
-    return _print(options, document, lines)
+    return _print(options, document, map(_printable, lines))
 
 
 def _find_copy(

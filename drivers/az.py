@@ -27,10 +27,9 @@ _ERRORS: dict[Any, Any] = dict.fromkeys((408, 429, *range(500, 600)), Connection
 _ERRORS.update({401: PermissionError, 403: PermissionError, 404: FileNotFoundError})
 _ERRORS.update({412: FileExistsError, 501: NotImplementedError})
 _ERRORS.update({None: ConnectionError, 200: ConnectionError})  # an answer broke off
-# codes whose own status would mislead; the last one's blocks were committed, and the
-# answer lost
+# codes whose own status would mislead
 _ERRORS.update({"BlobAlreadyExists": FileExistsError, "ContainerNotFound": ValueError})
-_ERRORS.update({"InvalidBlockList": ConnectionError})
+_ERRORS["InvalidBlockList"] = ConnectionError  # it was committed, and the answer lost
 
 
 @contextmanager

@@ -213,11 +213,11 @@ class Driver:
         self._seen = request, request_signer
 
     def _open(self, name: str, **options: str) -> Any:
-        """Return get_object's answer, or one of its shape in 0.8 ms of time, not 1.2.
+        """Return get_object's answer, or one like it in 0.8 ms of its time, not 1.2.
 
         That processor time is what a folder of many small files is bound by. The first
         request is the SDK's own: it shows where objects lie, and how requests for them
-        are signed. What is not plain, or is answered by no bytes, is left to it, too.
+        are signed. What is not plain is left to it, too, as is any refusal.
         """
         from urllib.parse import quote  # which a cached fetch has no need of
 
@@ -225,7 +225,7 @@ class Driver:
         answer = self._plain and self._send(path, options)
         if not answer:
             answer = client.get_object(Bucket=self.bucket, Key=name, **options)
-            if not self._given:  # which may have retries and headers of its own
+            if self._seen:  # never of a given client, whose retries are its own
                 request, signer = self._seen  # where it was redirected, the last one
                 if request.url.endswith(path):
                     self._plain = request, signer, request.url[: -len(path)]
@@ -264,10 +264,10 @@ class Driver:
         except (FileExistsError, FileNotFoundError) as error:
             if not if_match:
                 raise
-            found = ""
+            stored = ""
             with suppress(OSError):  # the condition has failed, whatever else does
-                found = self.stat_object(name)[1]
-            if found != if_match:
+                stored = self.stat_object(name)[1]
+            if stored != if_match:
                 raise FileExistsError(f"{name!r} has changed") from error.__cause__
         with _builtin_errors():  # Ceph 16 to 18 take its quotes for a part of an etag
             return str(send(**target, IfMatch=if_match.strip('"'))["ETag"])
@@ -288,13 +288,11 @@ class Driver:
         upload = {"UploadId": begun["UploadId"]}
 
         def send(start: int) -> dict[str, Any]:
-            part: dict[str, Any] = {"PartNumber": start // step + 1}
+            part: Any = {"PartNumber": start // step + 1}
             with _builtin_errors(), ReadFileChunk.from_filename(path, start, step) as f:
                 answer = self.client.upload_part(Body=f, **part, **target, **upload)
-            for key in answer:
-                if key.startswith(("ETag", "Checksum")):
-                    part[key] = answer[key]
-            return part
+            about = {key: answer[key] for key in answer if key.startswith("Checksum")}
+            return {**part, "ETag": answer["ETag"], **about}
 
         parts, starts = [], range(0, size, step)
         with ThreadPoolExecutor(4) as pool:

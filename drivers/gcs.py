@@ -25,10 +25,10 @@ _VARIABLE = "GOOGLE_APPLICATION_CREDENTIALS"
 _Etag = Optional[str]
 _Length = Optional[int]
 _Advance = Callable[[int], Any]
-_ERRORS: dict[int, Any] = {401: PermissionError, 403: PermissionError}
-_ERRORS.update({404: FileNotFoundError, 412: FileExistsError})
-_ERRORS.update({408: ConnectionError, 429: ConnectionError, 501: NotImplementedError})
 _locks: dict[int, threading.Lock] = {}  # for making clients, by process
+_ERRORS: dict[Any, Any] = dict.fromkeys((408, 429, *range(500, 600)), ConnectionError)
+_ERRORS.update({401: PermissionError, 403: PermissionError, 404: FileNotFoundError})
+_ERRORS.update({412: FileExistsError, 501: NotImplementedError})
 
 
 @contextmanager
@@ -44,8 +44,12 @@ def _builtin_errors(ignore: int = 0) -> Iterator[None]:
     try:
         yield
     except GoogleAPICallError as error:
-        if error.code != ignore:
-            raise _find_error(error.code or 500, str(error)) from error
+        if error.code == ignore:
+            return
+        kind, text = _ERRORS.get(error.code or 500, OSError), str(error)
+        if kind is FileNotFoundError and "bucket does not exist" in text:
+            kind, text = ValueError, f"{text}: check MODELKIT_STORAGE_BUCKET"
+        raise kind(text) from error
     except (*broken, DataCorruption) as error:
         raise ConnectionError(str(error)) from error
     except (auth.RefreshError, auth.InvalidOperation) as error:
@@ -53,13 +57,6 @@ def _builtin_errors(ignore: int = 0) -> Iterator[None]:
         raise (ConnectionError if may_pass else PermissionError)(str(error)) from error
     except auth.GoogleAuthError as error:
         raise ValueError(f"{error}; set {_VARIABLE}") from error
-
-
-def _find_error(status: int, text: str) -> Exception:
-    if status == 404 and "bucket does not exist" in text:
-        return ValueError(f"{text}: check MODELKIT_STORAGE_BUCKET")
-    kind = _ERRORS.get(status, ConnectionError if status >= 500 else OSError)
-    return kind(text)  # type: ignore[no-any-return]
 
 
 class _WatchedFile(io.FileIO):
@@ -85,21 +82,18 @@ class Driver:
     variables = {_VARIABLE: ("service_account_path", False)}
     workers = 16  # transfers at once that suit it
 
-    def __init__(
-        self, bucket: str, client: Any = None, service_account_path: str = ""
-    ) -> None:
-        path = service_account_path
-        self.bucket, self._given, kind = bucket, client, None
+    def __init__(self, bucket: str, client: Any = None, **settings: str) -> None:
+        self.bucket, self._given = bucket, client
         self._clients: dict[int, Any] = {}  # by process
+        path, kind = settings.get("service_account_path", ""), None
         if path and not client:
             try:
                 with open(path, encoding="utf-8") as file:
                     kind = json.load(file)["type"]
             except (OSError, ValueError, TypeError, KeyError) as error:
                 shown = "JSON, not its path" if "{" in path else repr(path)
-                reason = f"{shown}, {type(error).__name__}"
-                text = f"{_VARIABLE} is no credentials file: {reason}"
-                raise ValueError(text) from None
+                text = f"{_VARIABLE} is no credentials file: {shown}"
+                raise ValueError(f"{text}, {type(error).__name__}") from None
         self._settings = (path, kind)
 
     @_builtin_errors()
@@ -112,19 +106,12 @@ class Driver:
     @_builtin_errors()
     def read_object(self, name: str) -> tuple[bytes, str]:
         """Return a small object whole, and its etag."""
-        with closing(self._open(name)) as answer:
-            size = _measure(answer, 0, None)
-            data = answer.raw.read(int(min(size, _SMALL)) + 1)
-            if len(data) > _SMALL:
-                raise OSError(errno.EFBIG, "it is too large to be read at once")
-            if len(data) < size < inf:
-                raise ConnectionError(f"{name!r} ended early")
-            return data, answer.headers.get("x-goog-generation", "")
+        answer = self._open(name, {})
+        data = b"".join(_read(answer, 0, None, _SMALL))
+        return data, answer.headers.get("x-goog-generation", "")
 
     @_builtin_errors()
-    def write_object(
-        self, data: bytes, name: str, *, if_match: str | None = None
-    ) -> str:
+    def write_object(self, data: bytes, name: str, *, if_match: _Etag = None) -> str:
         """Write an object, if the condition holds, and return its new etag."""
         blob = self._get_blob(name)
         # no retry, as a second attempt would meet what the first one wrote
@@ -137,24 +124,13 @@ class Driver:
         """Yield an object's bytes, or those of a range, as they are stored."""
         if length == 0:
             return
-        with (
-            _builtin_errors(ignore=416),  # what begins past the end has no bytes
-            closing(self._open(name, start, length, if_match)) as answer,
-        ):
-            import google_crc32c  # which comes with the SDK
-
-            sdk: Any = google_crc32c
-            left, checksum = _measure(answer, start, length), sdk.Checksum()
-            while (data := answer.raw.read(_CHUNK)) and len(data) <= left:
-                left -= len(data)
-                checksum.update(data)
-                yield data
-            if data or 0 < left < inf:
-                raise ConnectionError(f"{name!r} came with {left:.0f} bytes to go")
-            stored = re.search("crc32c=([^,]+)", answer.headers.get("x-goog-hash", ""))
-            came, is_whole = b64encode(checksum.digest()), not start and length is None
-            if stored and is_whole and stored[1].encode() != came:
-                raise ConnectionError(f"{name!r} came with another checksum")
+        headers = {}
+        if start or length:
+            end = start + length - 1 if length else ""
+            headers["Range"] = f"bytes={start}-{end}"
+        with _builtin_errors(ignore=416):  # what begins past the end has no bytes
+            answer = self._open(name, headers, **_condition(if_match or None))
+            yield from _read(answer, start, length, inf)
 
     @_builtin_errors()
     def upload_object(
@@ -165,12 +141,12 @@ class Driver:
 
         blob, size = self._get_blob(name), os.path.getsize(path)
         blob.chunk_size = _PART
-        # what is one request is the core's to repeat; of more, the SDK repeats one
-        options = {**_ONCE, "retry": DEFAULT_RETRY if size > _PART else None}
-        options.update(size=size, content_type="application/octet-stream")
+        options = {**_ONCE, "size": size, **_condition(if_match)}
+        if size > _PART:  # of many requests, the SDK repeats one; the core would all
+            options["retry"] = DEFAULT_RETRY
         with _WatchedFile(path) as file:
             file.advance = advance
-            blob.upload_from_file(file, **options, **_condition(if_match))
+            blob.upload_from_file(file, **options)
 
     @_builtin_errors()
     def copy_object(self, source: str, name: str) -> None:
@@ -212,27 +188,18 @@ class Driver:
     def _get_blob(self, name: str) -> Any:
         return self.client.bucket(self.bucket).blob(name)
 
-    def _open(
-        self, name: str, start: int = 0, length: _Length = None, if_match: _Etag = None
-    ) -> Any:
-        """Return an answer whose `raw` is an object's body, or a part of it.
+    def _open(self, name: str, headers: dict[str, str], **condition: int) -> Any:
+        from google.api_core import exceptions
 
-        The SDK's own downloads write to a file, and show no Content-Range.
-        """
-        from google.api_core.exceptions import from_http_status
-
-        condition = _condition(if_match or None)
+        # the SDK's own downloads write to a file, and show no Content-Range
         url = self._get_blob(name)._get_download_url(self.client, **condition)
-        headers = {"Accept-Encoding": "gzip"}  # else GCS itself may decompress
-        if start or length is not None:
-            end = "" if length is None else start + length - 1
-            headers["Range"] = f"bytes={start}-{end}"
-        options: dict[str, Any] = {"headers": headers, "timeout": _TIMEOUT}
-        answer = self.client._http.request("GET", url, stream=True, **options)
+        headers["Accept-Encoding"] = "gzip"  # else GCS itself may decompress
+        options: Any = {"headers": headers, "timeout": _TIMEOUT, "stream": True}
+        answer = self.client._http.request("GET", url, **options)
         if answer.status_code not in (200, 206):
             with closing(answer):
-                make: Any = from_http_status
-                raise make(answer.status_code, answer.text[:1000])
+                sdk: Any = exceptions
+                raise sdk.from_http_status(answer.status_code, answer.text[:1000])
         return answer
 
 
@@ -241,20 +208,33 @@ def _condition(if_match: str | None) -> dict[str, int]:
     return {} if if_match is None else {"if_generation_match": int(if_match or 0)}
 
 
-def _measure(answer: Any, start: int, length: _Length) -> float:
-    """Return how many bytes an answer is to have; it may be of another range."""
-    headers = answer.headers
-    size = float(headers.get("Content-Length", "inf"))
-    is_part = start > 0 or length is not None
-    if not (is_part and size):
-        return size
-    area = headers.get("Content-Range", "")
-    found = re.fullmatch(rf"bytes {start}-(\d+)/(\d+)", area)
-    last, whole = map(int, found.groups()) if found else (-2, 0)
-    end = whole if length is None else min(start + length, whole)
-    if answer.status_code != 206 or last + 1 != end:
-        raise ConnectionError(f"a range from {start} on came as {area!r}")
-    return end - start
+def _read(answer: Any, start: int, length: _Length, most: float) -> Iterator[bytes]:
+    """Yield an answer's bytes, if they are those that were asked for."""
+    import google_crc32c  # which comes with the SDK
+
+    sdk: Any = google_crc32c
+    came, size = 0, float(answer.headers.get("Content-Length", inf))
+    checksum, is_part = sdk.Checksum(), start or length
+    with closing(answer):
+        if size and is_part:
+            area = answer.headers.get("Content-Range", "")
+            found = re.fullmatch(rf"bytes {start}-\d+/(\d+)", area)
+            if answer.status_code != 206 or not found:
+                raise ConnectionError(f"a range from {start} on came as {area!r}")
+            size = min(length or inf, int(found[1]) - start)
+        while data := answer.raw.read(_CHUNK):
+            came += len(data)
+            if came > min(size, most):
+                break
+            checksum.update(data)
+            yield data
+    if came > most:
+        raise OSError(errno.EFBIG, "it is too large to be read at once")
+    if came != size < inf:
+        raise ConnectionError(f"{came} bytes came, not {size:.0f}")
+    stored = re.search("crc32c=([^,]+)", answer.headers.get("x-goog-hash", ""))
+    if stored and not is_part and stored[1] != b64encode(checksum.digest()).decode():
+        raise ConnectionError("the bytes came with another checksum")
 
 
 @_builtin_errors()

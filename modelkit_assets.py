@@ -280,8 +280,8 @@ class AssetLockTimeoutError(AssetsManagerError, TimeoutError):
 class AssetsDirError(AssetsManagerError, OSError):
     """The assets dir cannot be written or read: read-only, full, or another's."""
 
-    _text = "cannot use the assets dir: {reason}: {path!r}"
-    _facts = {"path": "", "reason": ""}
+    _text = "cannot {action} the assets dir: {reason}: {path!r}{hint}"
+    _facts = {"path": "", "reason": "", "action": "write to", "hint": ""}
 
 
 class InvalidSourceError(AssetsManagerError, ValueError):
@@ -1439,7 +1439,7 @@ class LocalDriver:
 
         Another process may have made it, and not have got so far.
         """
-        if folder in self._kept:
+        if folder in self._kept and os.path.isdir(folder):
             return
         if folder != self.bucket:
             self._make_folder(folder)
@@ -2007,6 +2007,8 @@ class _RetryingDriver:
 
     def _handle(self, error: Exception, name: str, backoff: _Backoff) -> None:
         """Wait for the next attempt after a transient failure; raise any other."""
+        if error.__suppress_context__:  # an SDK's, whose request holds the credentials
+            error.__context__ = None
         if isinstance(error, (ModelkitAssetsError, FileExistsError)):
             raise error
         if isinstance(error, (ConnectionError, TimeoutError)):
@@ -2147,7 +2149,7 @@ class _Arrival(NamedTuple):
 
 
 @contextmanager
-def _on_disk(path: str) -> Iterator[None]:
+def _on_disk(path: str, action: str = "write to") -> Iterator[None]:
     """Turn what the operating system says of the assets dir into AssetsDirError.
 
     It is not to be mistaken for the store's, which may be tried again.
@@ -2158,9 +2160,8 @@ def _on_disk(path: str) -> Iterator[None]:
         if isinstance(error, ModelkitAssetsError):
             raise
         path, reason = error.filename or path, error.strerror or error
-        if isinstance(error, PermissionError):
-            reason = f"{reason}, {_tell_owner(path)}"
-        raise AssetsDirError(path, reason) from error
+        hint = _tell_owner(path) if isinstance(error, PermissionError) else ""
+        raise AssetsDirError(path, reason, action, hint) from error
 
 
 def _tell_owner(path: str) -> str:
@@ -2172,7 +2173,7 @@ def _tell_owner(path: str) -> str:
                 import pwd
 
                 owner = pwd.getpwuid(int(owner)).pw_name
-            return f"{path!r} is {owner}'s"
+            return f"; {path!r} belongs to {owner}"
         path = os.path.dirname(path)
 
 
@@ -3283,11 +3284,11 @@ class _Cache:
         """Tell whether a copy is whole whose marker is empty, and believe it then.
 
         Where the store's manifest has digests, they tell; where it has none, modelkit
-        published it, and its marker counts. Without a store, it is not whole where a
-        file is as empty as the marker, as both are after a power cut.
+        published it, and its marker counts. Without a store, it is not whole where all
+        files are as empty as the marker, as a power cut leaves them.
         """
         if manifest is None:
-            is_whole = all(map(os.path.getsize, _list_files(path)))
+            is_whole = any(map(os.path.getsize, _list_files(path)))
         else:
             is_whole = manifest.size is None or self.is_right(path, manifest, job)
         if is_whole and manifest:
@@ -3906,17 +3907,16 @@ class AssetsManager:
         - what is returned is whole, and had the right digests when it was downloaded
         - AssetDoesNotExistError or LocalAssetDoesNotExistError where there is none
         """
-        with _on_disk(self.assets_dir):
-            try:
-                pinned = self.resolve(spec)
-            except (AssetDoesNotExistError, InvalidAssetSpecError) as error:
-                path = self._find_existing_path(str(spec))
-                if path is None or isinstance(error, InvalidVersionError):
-                    raise
-                info = {"path": path, "version": None, "from_cache": True}
-            else:
-                info = self._fetch_version(pinned, force_download)
-            return info if return_info else info["path"]
+        try:
+            pinned = self.resolve(spec)
+        except (AssetDoesNotExistError, InvalidAssetSpecError) as error:
+            path = self._find_existing_path(str(spec))
+            if path is None or isinstance(error, InvalidVersionError):
+                raise
+            info = {"path": path, "version": None, "from_cache": True}
+        else:
+            info = self._fetch_version(pinned, force_download)
+        return info if return_info else info["path"]
 
     def resolve(self, spec: AssetSpec | str) -> AssetSpec:
         """Return the spec with the version that it means now.
@@ -4033,7 +4033,8 @@ class AssetsManager:
         if force:
             self._require_store("download again")
         path = self._cache.get_path(spec.name, spec.version)
-        state = self._cache.look_up(path, part)
+        with _on_disk(path, "read"):
+            state = self._cache.look_up(path, part)
         action = _decide_fetch(state, provider is not None, bool(force))
         if state == "unproved" and action != "download":
             action = self._prove(spec, path, part)
@@ -4060,8 +4061,9 @@ class AssetsManager:
                 return "hit"
         if manifest:
             return "check"
-        expected = "no empty file beside an empty marker, as a power cut leaves them"
-        raise AssetIntegrityError(path, expected, "one")
+        expected = "files with bytes beside an empty marker"
+        got = "empty ones, as a power cut leaves them"
+        raise AssetIntegrityError(path, expected, got)
 
     def _download(self, spec: AssetSpec, path: str, force: bool) -> dict[str, Any]:
         """Bring a version into the assets dir, unless another process has meanwhile."""
@@ -4128,9 +4130,10 @@ class AssetsManager:
         return LocalAssetDoesNotExistError(spec.name, spec.version, versions)
 
     def _list_versions(self, spec: AssetSpec) -> list[str]:
-        if self.storage_provider is None:
+        if self.storage_provider:
+            return self.storage_provider._find_versions(spec.name) or []
+        with _on_disk(self.assets_dir, "read"):
             return self._cache.find_versions(spec)
-        return self.storage_provider._find_versions(spec.name) or []
 
     def _require_store(self, action: str) -> StorageProvider:
         if not self.storage_provider:
@@ -4363,10 +4366,14 @@ def main(args: Sequence[str] | None = None) -> int:
         with _signals(), _logging(options):
             code: int = options.run(options)
             return code
-    except _Terminated:
-        return _fail("terminated", 143)
-    except KeyboardInterrupt:
-        return _fail("interrupted", 130)
+    except KeyboardInterrupt as error:
+        is_terminated = isinstance(error, _Terminated)
+        code = _fail("terminated", 143) if is_terminated else _fail("interrupted", 130)
+        if args is None:  # the process is ours: no thread of an SDK's holds it up
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+        return code
     except BrokenPipeError:  # whoever read our output has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

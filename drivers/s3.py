@@ -276,7 +276,7 @@ class Driver:
         self, path: str, name: str, advance: _Advance, if_match: _Etag
     ) -> None:
         """Upload four parts at once: https://github.com/boto/boto3/issues/4366."""
-        from concurrent.futures import ThreadPoolExecutor
+        from concurrent.futures import ThreadPoolExecutor, wait
 
         from s3transfer.utils import ReadFileChunk
 
@@ -294,19 +294,22 @@ class Driver:
             about = {key: answer[key] for key in answer if key.startswith("Checksum")}
             return {**part, "ETag": answer["ETag"], **about}
 
-        parts, starts = [], range(0, size, step)
         with ThreadPoolExecutor(4) as pool:
             try:
-                for start, part in zip(starts, pool.map(send, starts)):
-                    parts.append(part)
+                sent = {pool.submit(send, n): n for n in range(0, size, step)}
+                for part, start in sent.items():
+                    while not wait([part], 0.2).done:
+                        advance(0)  # what it raises ends the upload now
+                    part.result()
                     advance(min(step, size - start))
-                options = {**upload, "MultipartUpload": {"Parts": parts}}
-                end = partial(self.client.complete_multipart_upload, **options)
-                self._write(end, name, if_match)
+                parts = {"Parts": [part.result() for part in sent]}
+                end = partial(self.client.complete_multipart_upload, **upload)
+                self._write(partial(end, MultipartUpload=parts), name, if_match)
             except BaseException:
-                pool.shutdown(cancel_futures=True)  # a part that came later would stay
-                with suppress(Exception):
-                    self.client.abort_multipart_upload(**target, **upload)
+                for _ in range(2):  # a part that came after the first would stay
+                    with suppress(Exception):
+                        self.client.abort_multipart_upload(**target, **upload)
+                    pool.shutdown(cancel_futures=True)
                 raise
 
 
@@ -361,7 +364,7 @@ def _make_client(settings: dict[str, str]) -> Any:
     import boto3
     import botocore.config
 
-    for name in ("botocore.auth", "botocore.endpoint"):
+    for name in ("botocore.auth", "botocore.endpoint", "botocore.parsers"):
         logging.getLogger(name).addFilter(_mask_token)
     credentials = {**settings}
     endpoint = credentials.pop("endpoint_url", None)
@@ -384,7 +387,7 @@ def _make_client(settings: dict[str, str]) -> Any:
 
 
 def _mask_token(record: Any) -> bool:
-    """Mask the session token in the requests that botocore logs at DEBUG."""
-    header = r"(?i)(x-amz-security-token(?::|': b?'))[^'\s]+"
+    """Mask the session token in what botocore logs at DEBUG: a refusal echoes it."""
+    header = r"(?i)(x-amz-security-token(?::|': b?'|%3a))[^'\s\\<]+"
     record.msg, record.args = re.sub(header, r"\1***", record.getMessage()), ()
     return True

@@ -3,7 +3,7 @@
 import os
 
 import pytest
-from trees import MODELKIT_DATA, copy_data, read_tree, snapshot
+from trees import MODELKIT_DATA, copy_data, read_files, read_tree, snapshot
 
 import modelkit_assets as ma
 
@@ -87,13 +87,17 @@ def test_every_cached_asset_of_modelkit_is_a_hit(tmp_path, provider, with_provid
     manager = ma.AssetsManager(
         assets_dir, storage_provider=provider if with_provider else None
     )
-    before = snapshot(assets_dir)
+    before, files = snapshot(assets_dir), read_files(assets_dir)
     for spec in ["nlp/tokenizer:0.1", "nlp/tokenizer:10.0", "nlp/bert/base:0.0"]:
         info = manager.fetch_asset(spec, return_info=True)
         assert info["from_cache"]
         assert os.path.exists(info["path"])
     assert manager.fetch_asset("nlp/tokenizer", True)["version"] == "10.0"
-    assert snapshot(assets_dir) == before
-    if not with_provider:
+    if with_provider:  # modelkit's empty markers are proved once, and then ours
+        after = read_files(assets_dir)
+        changed = {path for path in files if after[path] != files[path]}
+        assert changed and all(path.endswith("SUCCESS") for path in changed)
+    else:
+        assert snapshot(assets_dir) == before
         with pytest.raises(ma.LocalAssetDoesNotExistError, match="10.0, 0.1"):
             manager.fetch_asset("nlp/tokenizer:1.0")

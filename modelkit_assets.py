@@ -1860,24 +1860,33 @@ class _Job:
         return [results[index] for index in range(len(results))]
 
     def _run_threads(self, work: Callable[[], None], number: int) -> None:
-        threads: list[threading.Thread] = []
+        # not Thread.join: where that is interrupted, Python 3.9 to 3.12 take the thread
+        # for ended, and the next one does not wait: https://bugs.python.org/issue45274
+        ended, left = threading.Semaphore(0), 0
+
+        def run() -> None:
+            try:
+                work()
+            finally:
+                ended.release()
+
         try:
             with suppress(RuntimeError):  # no more are to be had: fewer do
-                while len(threads) < number:
+                while left < number:
                     # a daemon: an upload, which nothing can stop, must not hold up
                     # an interrupt
-                    thread = threading.Thread(target=work, daemon=True)
-                    thread.start()
-                    threads.append(thread)
-            if not threads:
+                    threading.Thread(target=run, daemon=True).start()
+                    left += 1
+            if not left:
                 work()
-            for thread in threads:
-                thread.join()
+            while left:
+                ended.acquire()
+                left -= 1
         except BaseException:
             self._stop.set()
             deadline = time.monotonic() + _STOP_GRACE_S
-            for thread in threads:
-                thread.join(max(0.0, deadline - time.monotonic()))
+            while left and ended.acquire(timeout=max(0.0, deadline - time.monotonic())):
+                left -= 1
             raise
 
 
@@ -1905,6 +1914,12 @@ class _Backoff:
         log("trying %r again in %.1f s: %s", name, pause, error)
         self._wait(pause)
         self._delay = min(2 * self._delay, _MAX_DELAY_S)
+
+
+def _forget_cause(error: Exception) -> None:
+    """Let go of what a driver's error hides: an SDK's, which holds credentials."""
+    if error.__suppress_context__:
+        error.__context__ = error.__cause__
 
 
 _DRIVER_ERRORS = (OSError, ValueError, ImportError, NotImplementedError)
@@ -2007,8 +2022,7 @@ class _RetryingDriver:
 
     def _handle(self, error: Exception, name: str, backoff: _Backoff) -> None:
         """Wait for the next attempt after a transient failure; raise any other."""
-        if error.__suppress_context__:  # an SDK's, whose request holds the credentials
-            error.__context__ = None
+        _forget_cause(error)
         if isinstance(error, (ModelkitAssetsError, FileExistsError)):
             raise error
         if isinstance(error, (ConnectionError, TimeoutError)):
@@ -2458,6 +2472,7 @@ class _StoreReader:
         except ValueError as error:
             if isinstance(error, ModelkitAssetsError):
                 raise
+            _forget_cause(error)
             raise ConfigurationError(str(error)) from error
         self.workers = settings.storage_workers or self.driver.workers
 
@@ -2998,10 +3013,11 @@ class _Push:
     def _list_sizes(self, version: str) -> dict[str, int]:
         """Return the sizes of the objects that hold a version's data, by name."""
         object_name = self._store.get_object_name(self._spec.name, version)
-        listed = self._driver.iterate_objects(object_name)
-        sizes = {name: size for name, size, _ in listed}
+        sizes = {}
         with suppress(ObjectDoesNotExistError):
             sizes[object_name], _ = self._driver.stat_object(object_name)
+        for name, size, _ in self._driver.iterate_objects(object_name):
+            sizes[name] = size
         return sizes
 
     def _upload(self, source: _Source, version: str, is_begun: bool) -> None:
@@ -4399,10 +4415,9 @@ def _signals() -> Iterator[None]:
     import signal
 
     def stop(number: int, _: object) -> None:
-        for one in handlers:
-            signal.signal(one, signal.SIG_IGN)
-        handlers.clear()
-        raise _Terminated if number == signal.SIGTERM else KeyboardInterrupt
+        if handlers:
+            handlers.clear()
+            raise _Terminated if number == signal.SIGTERM else KeyboardInterrupt
 
     handlers: dict[signal.Signals, Any] = {}
     with suppress(ValueError):  # in another thread than the main one, there are none

@@ -48,8 +48,10 @@ def _builtin_errors(ignore: int = 0) -> Iterator[None]:
         status = error.response["ResponseMetadata"].get("HTTPStatusCode", 500)
         if status == ignore:
             return
-        kind, text = _ERRORS.get(status, OSError), str(error)
-        kind = _ERRORS.get(error.response["Error"].get("Code"), kind)
+        code = error.response["Error"].get("Code")
+        # a refusal echoes the request, and with it the session token
+        error.response["Error"] = {"Code": code}
+        kind, text = _ERRORS.get(code, _ERRORS.get(status, OSError)), str(error)
         if "larger than the maximum" in text:  # a copy
             kind = NotImplementedError
         if kind is ValueError:
@@ -388,6 +390,9 @@ def _make_client(settings: dict[str, str]) -> Any:
 
 def _mask_token(record: Any) -> bool:
     """Mask the session token in what botocore logs at DEBUG: a refusal echoes it."""
-    header = r"(?i)(x-amz-security-token(?::|': b?'|%3a))[^'\s\\<]+"
-    record.msg, record.args = re.sub(header, r"\1***", record.getMessage()), ()
+    before = r"(?i)(x-amz-security-token(?::|': b?'|%3a)|<token-0>)"
+    record.msg, record.args = (
+        re.sub(before + r"[^'\s\\<]+", r"\1***", record.getMessage()),
+        (),
+    )
     return True

@@ -3,9 +3,11 @@
 import functools
 import json
 import os
+import pwd
 import resource
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import attacks
@@ -343,3 +345,33 @@ def test_a_part_that_cannot_be_added_says_so_at_once(
     finally:
         folder.chmod(0o755)
     ok("fetch", "x[b]")
+
+
+@pytest.mark.parametrize("spec", ["x:0.0", "x", "x:0.0[a]"])
+def test_anothers_copy_that_may_not_be_read_is_one_line_that_says_whose_it_is(
+    tmp_path, store, assets_dir, monkeypatch, spec
+):
+    publish(tmp_path, store, SMALL)
+    path = Path(ok("fetch", "x").strip())
+    owner = pwd.getpwuid(os.getuid()).pw_name
+    folder = path.parent if spec == "x" else path
+    folder.chmod(0)  # as under umask 077, to anybody else
+    if spec == "x":  # which is resolved without a store
+        monkeypatch.delenv("MODELKIT_STORAGE_PROVIDER")
+    try:
+        text = fails(1, "fetch", spec, command=MORTAL)
+    finally:
+        folder.chmod(0o755)
+    assert f"Permission denied: '{folder}" in text
+    assert f"belongs to {owner}" in text
+
+
+def test_a_hit_needs_little_memory(tmp_path, store, assets_dir):
+    publish(tmp_path, store, SMALL)
+    ok("fetch", "x")
+    manager = ma.AssetsManager(assets_dir, storage_provider=None)
+    tracemalloc.start()
+    manager.fetch_asset("x:0.0")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 1 << 20

@@ -213,3 +213,16 @@ def test_links_are_not_listed(published, store, provider, outside):
     for name in ("dir2", "x.versions", "dir/l.versions"):
         plant(store.bucket / "modelkit-assets" / name, outside)
     assert dict(provider.iterate_assets()) == {"dir/x": ["0.0"], "dir/y": ["0.0"]}
+
+
+def test_a_pipe_as_lock_is_an_error_and_one_as_tag_is_left_alone(
+    published, manager, assets_dir
+):
+    own = assets_dir / ".cache"
+    (own / "dir").mkdir(parents=True)
+    os.mkfifo(own / "dir" / "x.lock")
+    os.mkfifo(own / "CACHEDIR.TAG")
+    with pytest.raises(ma.AssetsDirError, match="the lock is not a plain file"):
+        manager.fetch_asset("dir/x")
+    assert manager.fetch_asset("dir/y")
+    assert not (assets_dir / "dir" / "x").exists()

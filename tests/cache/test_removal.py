@@ -313,3 +313,25 @@ def test_a_marker_of_another_kind_of_version_is_no_copy(tmp_path):
     assert ma.AssetsManager(tmp_path).prune(1) == []
     assert snapshot(tmp_path) == before
     shutil.rmtree(tmp_path / "one")
+
+
+def test_versions_of_two_systems_in_one_cache_are_listed_removed_and_pruned(
+    tmp_path, monkeypatch
+):
+    """As where a team has moved from one versioning system to the other."""
+    assets_dir, store = tmp_path / "assets", tmp_path / "store"
+    for folder in (assets_dir, store):
+        folder.mkdir()
+    source = write_tree(tmp_path / "source", FILE)
+    provider = harness.make_provider(store)
+    dates = ["2021-11-14T18-00-00Z", "2021-11-15T18-00-00Z"]
+    versions = ["0.0", "0.1", *dates]
+    manager = ma.AssetsManager(assets_dir, 5, provider)
+    for version in versions:
+        provider.push(str(source), NAME, version)
+        manager.fetch_asset(f"{NAME}:{version}")  # each looks for what it can reuse
+    listed = [copy.version for copy in manager.iterate_copies()]
+    assert listed == ["0.1", "0.0", *dates[::-1]]
+    assert [one.version for one in manager.prune(3)] == [dates[0]]
+    assert {one.version for one in manager.remove(NAME)} == {"0.0", "0.1", dates[1]}
+    assert list(manager.iterate_copies()) == []

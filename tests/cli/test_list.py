@@ -187,3 +187,35 @@ def read_any(path):
     tree = {"": path.read_bytes()} if path.is_file() else read_tree(path)
     tree.pop(".modelkit-assets.partial", None)
     return tree
+
+
+STRAYS = {
+    "._top": b"\x00\x05\x16\x07",  # as a Mac leaves them beside files
+    "a-": b'{"versions": ["0.0"]}',
+    "no json": b"{",
+    "rubbish": b"\xff\xfe",
+    "listless": b"{}",
+}
+
+
+def test_a_stray_object_is_passed_over_and_named(published, store):
+    before = json.loads(ok("list", "--json"))
+    for name, data in STRAYS.items():
+        store.write_object(f"modelkit-assets/{name}.versions", data)
+    done = run("list", "--json")
+    assert (done.returncode, json.loads(done.stdout)) == (0, before)
+    for name in STRAYS:
+        assert f"passing over '{name}.versions'" in done.stderr
+    assert ok("fetch", "nlp/bert:0.0")
+
+
+def test_what_a_store_says_cannot_speak_to_a_terminal(published, store):
+    meta = "modelkit-assets/nlp/bert/0.0.meta"
+    manifest = json.loads(store.read_object(meta))
+    manifest["pushed_by"] = "\x1b[2Jnobody\r"
+    manifest["push_date"] = "0001-01-01T00:00:00+14:00"  # no date in UTC
+    store.write_object(meta, json.dumps(manifest).encode())
+    for command in (["info", "nlp/bert:0.0"], ["list", "--long"]):
+        text = ok(*command)
+        assert "\x1b" not in text and "\r" not in text
+        assert "?[2Jnobody?" in text

@@ -15,6 +15,7 @@ from stub_server import (
     GCS,
     PROTOCOLS,
     S3,
+    Answer,
     forward,
     give_tokens,
     in_turn,
@@ -509,7 +510,11 @@ def test_a_bucket_name_that_cannot_be_is_a_wrong_setting(s3, set_keys):
 
 def check_no_secret(error):
     lines = traceback.format_exception_only(type(error), error)
-    text = "".join(lines) + repr(error) + str(vars(error))
+    text = "".join(lines)
+    while error:  # by either way to an SDK's own
+        request = getattr(getattr(error, "request", None), "headers", "")
+        text += repr(error) + str(vars(error)) + str(request)
+        error = error.__cause__ or error.__context__
     for protocol in PROTOCOLS:
         assert not [secret for secret in protocol.secrets if secret in text]
 
@@ -568,3 +573,30 @@ def test_a_token_with_a_line_end_is_no_reason_to_show_it(s3, set_keys, monkeypat
     """As one read from a file has."""
     monkeypatch.setenv("AWS_SESSION_TOKEN", S3.secrets[1] + "\n")
     assert ask(s3).headers["x-amz-security-token"] == S3.secrets[1]
+
+
+ECHO = """<?xml version="1.0" encoding="UTF-8"?>
+<Error><Code>SignatureDoesNotMatch</Code><Message>It does not match.</Message>
+<CanonicalRequest>GET
+x-amz-security-token:{token}
+</CanonicalRequest><Token-0>{token}</Token-0></Error>"""
+
+
+@pytest.mark.parametrize("first", [b"data", None], ids=["later", "at first"])
+def test_a_refusal_that_echoes_the_session_token_shows_it_nowhere(
+    s3, set_keys, monkeypatch, caplog, first
+):
+    token = S3.secrets[1]
+    monkeypatch.setenv("AWS_SESSION_TOKEN", token)
+    caplog.set_level(logging.DEBUG)
+    provider = ma.StorageProvider(provider="s3", bucket="bucket", timeout_s=0.3)
+    if first:
+        provider.driver.read_object("n")
+    echo = ECHO.format(token=token).encode()
+    s3.script = lambda request: Answer(403, echo)
+    with pytest.raises(ma.StorageAccessError, match="SignatureDoesNotMatch") as caught:
+        provider.get_versions_info("a")
+    check_no_secret(caught.value)
+    records = [record for record in caplog.records if "botocore" in record.name]
+    assert any("parsers" in record.name for record in records)
+    assert not [one.getMessage() for one in records if token in one.getMessage()]

@@ -344,3 +344,30 @@ def test_a_process_forked_during_a_write_can_write_too(bucket):
     root = os.path.dirname(os.path.abspath(modelkit_assets.__file__))
     command = [sys.executable, "-c", FORK, str(bucket)]
     subprocess.run(command, cwd=root, check=True, timeout=60)
+
+
+@pytest.mark.parametrize(("age_s", "stays"), [(3600, True), (25 * 3600, False)])
+def test_what_a_killed_push_left_goes_with_the_next_after_a_day(tmp_path, age_s, stays):
+    driver = LocalDriver(str(tmp_path))
+    driver.write_object(b"1", "a/b/c")
+    for folder in ("", "a", "a/b"):
+        left = tmp_path / folder / ".modelkit-assets.0123456789ab"
+        left.write_bytes(b"half")
+        then = time.time() - age_s
+        os.utime(left, (then, then))
+        (tmp_path / folder / ".modelkit-assets.lock").touch()
+        os.utime(tmp_path / folder / ".modelkit-assets.lock", (then, then))
+    LocalDriver(str(tmp_path)).write_object(b"2", "a/b/d")
+    assert len(list(tmp_path.rglob("*0123456789ab"))) == 3 * stays
+    assert len(list(tmp_path.rglob("*.lock"))) == 3
+    assert driver.read_object("a/b/c")[0] == b"1"
+
+
+def test_a_look_at_a_folder_leaves_no_file_open(tmp_path):
+    driver = LocalDriver(str(tmp_path))
+    driver.write_object(b"1", "a/b")
+    before = os.listdir("/proc/self/fd")
+    for _ in range(10):
+        with pytest.raises(FileNotFoundError):
+            driver.stat_object("a")
+    assert len(os.listdir("/proc/self/fd")) == len(before)

@@ -201,7 +201,8 @@ def cached(assets_dir):
     """An assets dir that has a:0.0."""
     (assets_dir / "a").mkdir()
     (assets_dir / "a" / "0.0").write_bytes(b"data")
-    (assets_dir / "a" / ".0.0.SUCCESS").write_bytes(b"")
+    manifest = ma.Manifest.create(False, [ma.ManifestFile("", 4)], [])
+    (assets_dir / "a" / ".0.0.SUCCESS").write_bytes(manifest.to_json())
     return assets_dir / "a" / "0.0"
 
 
@@ -529,7 +530,7 @@ def test_s3_parts_grow_with_the_file(make_proxied_store, stub, tmp_path, monkeyp
     (tmp_path / "f").write_bytes(data)
     told = []
     driver.upload_object(str(tmp_path / "f"), "n", told.append)
-    assert (len(told), sum(told)) == (2, len(data))
+    assert (len([*filter(None, told)]), sum(told)) == (2, len(data))
     assert store.read_object("n") == data
 
 

@@ -1223,11 +1223,14 @@ class StorageDriver(Protocol):
     variables   its environment variables: the keyword that stands for one, as its name
                 in lower case does, and whether it is secret
     workers     how many transfers at once suit it
+    timeout_s   seconds without a connection, an answer or a byte after which a request
+                fails, which the core sets; it is for the core to try again
     """
 
     package: str
     variables: Mapping[str, tuple[str, bool]]
     workers: int
+    timeout_s: float
     bucket: str
 
     def stat_object(self, name: str) -> tuple[int, str]:
@@ -1258,6 +1261,7 @@ class StorageDriver(Protocol):
 
         - never decompressed, never others than were asked for; none past the end
         - given an etag, only that object's: FileExistsError where it has changed
+        - what has come is yielded without waiting for more, so that a stall shows
         - what is yielded holds until the next is asked for, so one buffer may serve
         - closing the generator ends the request
         """
@@ -1308,6 +1312,7 @@ class LocalDriver:
     # where nothing says how many: on a disk, more are in each other's way. A folder of
     # 1000 files takes two threads 0.20 s, sixteen 0.33 s
     workers = 2
+    timeout_s = 0.0  # a disk is waited for
 
     def __init__(self, bucket: StrPath, client: object = None) -> None:
         self.bucket = os.path.abspath(bucket)  # wherever the process goes later
@@ -1750,6 +1755,8 @@ def _new_driver(provider: str) -> StorageDriver:
 _REQUEST = 16 << 20  # bytes; small pieces that lie side by side come in one request
 _GAP = 64 << 10  # bytes that may be read in vain between two of them
 _FIRST_DELAY_S, _MAX_DELAY_S = 0.1, 10.0  # back-off between attempts
+_SILENCE_S = 30.0  # a request in which so long nothing moves fails, and is tried again
+_STALL_BYTES = 16 << 10  # likewise a body of which so long fewer have come
 _SYNC_THREADS = 16
 _STOP_GRACE_S = 1.0  # how long an interrupt waits for transfers under way
 
@@ -1900,11 +1907,14 @@ class _Backoff:
     def reset(self) -> None:
         """Begin anew, as something came."""
         self._failing_since, self._delay = 0.0, _FIRST_DELAY_S
+        self._tried_at = time.monotonic()
 
     def pause(self, name: str, error: Exception) -> None:
         """Wait for the next attempt; StorageUnavailableError where time is up."""
         now = time.monotonic()
-        self._failing_since = self._failing_since or now
+        # an attempt may have been silent for so long, or moved bytes until just now
+        since = max(self._tried_at, now - _SILENCE_S)
+        self._failing_since = self._failing_since or since
         pause = _get_random() * self._delay
         if now + pause > self._failing_since + self._timeout_s:
             waited = now - self._failing_since
@@ -1914,6 +1924,7 @@ class _Backoff:
         log("trying %r again in %.1f s: %s", name, pause, error)
         self._wait(pause)
         self._delay = min(2 * self._delay, _MAX_DELAY_S)
+        self._tried_at = time.monotonic()
 
 
 def _forget_cause(error: Exception) -> None:
@@ -1962,7 +1973,7 @@ class _RetryingDriver:
             read = self._driver.iterate_bytes
             try:
                 with closing(read(name, start + came, left, if_match)) as chunks:
-                    for data in chunks:
+                    for data in _watch(chunks):
                         came += len(data)
                         yield data
                 break
@@ -2038,6 +2049,19 @@ class _RetryingDriver:
         elif isinstance(error, PermissionError):
             ours = StorageAccessError(name, error)
         raise ours from error
+
+
+def _watch(chunks: Iterable[Buffer]) -> Iterator[Buffer]:
+    """Yield all chunks; TimeoutError where they come too slowly to be worth a wait."""
+    begun, came = time.monotonic(), 0
+    for data in chunks:
+        came += len(data)
+        if came >= _STALL_BYTES:
+            begun, came = time.monotonic(), 0
+        elif time.monotonic() - begun > _SILENCE_S:
+            raise TimeoutError(f"{came} bytes came in {_SILENCE_S:g} s")
+        yield data
+        # the time that whoever takes them needs is not the store's
 
 
 class _Piece(NamedTuple):
@@ -2475,6 +2499,7 @@ class _StoreReader:
             _forget_cause(error)
             raise ConfigurationError(str(error)) from error
         self.workers = settings.storage_workers or self.driver.workers
+        self.driver.timeout_s = max(1.0, min(_SILENCE_S, self.timeout))
 
     def get_object_name(self, name: str, version: str) -> str:
         """Return a file asset's object, or what a directory's objects lie below."""
@@ -2693,18 +2718,21 @@ if os.name == "nt":  # where what somebody has open cannot be renamed
     _RACES.add(errno.EACCES)
 
 
-def _swap_in(new: str, path: str, aside: str) -> str | None:
+def _swap_in(new: str, path: str, aside: str) -> list[str]:
     """Rename new to path; where a folder is in the way, first rename that to aside.
 
-    Returns where what was in the way is now. Where that fails, it is put back.
+    Returns where all is now that was in the way, as more may come while it is done.
+    Where that fails, the last is put back.
     """
+    olds = []
     for attempt in range(_MAX_SWAPS):
         old = f"{aside}{attempt}"
+        olds.append(old)
         try:
             if os.path.isdir(path) or os.path.isdir(new) and os.path.lexists(path):
                 os.rename(path, old)
             os.replace(new, path)
-            return old if os.path.lexists(old) else None
+            break
         except OSError as error:
             # another process, without our lock, put its copy there or took it away
             is_race = error.errno in _RACES and attempt + 1 < _MAX_SWAPS
@@ -2713,7 +2741,7 @@ def _swap_in(new: str, path: str, aside: str) -> str | None:
             if os.path.lexists(old) and not os.path.lexists(path):
                 os.rename(old, path)
             raise
-    return None
+    return list(filter(os.path.lexists, olds))
 
 
 # ------------------------------------------------------------------- publishing
@@ -3532,8 +3560,8 @@ class _Cache:
 
     def publish(
         self, folder: str, path: str, manifest: Manifest, is_partial: bool, job: _Job
-    ) -> str | None:
-        """Make a staged copy visible, marked, and return where the one before it is.
+    ) -> list[str]:
+        """Make a staged copy visible, marked, and return where those before it are.
 
         A crash in between leaves the old copy, or none; never data that has a marker
         and is not whole.
@@ -3626,10 +3654,13 @@ def _write_cache_tag(folder: str) -> None:
     # tells backup programs to pass it over: https://bford.info/cachedir/
     path = os.path.join(folder, "CACHEDIR.TAG")
     text = "Signature: 8a477f597d28d172789f06886806bc55\n"
-    # what is there already may be somebody's own, or a pipe that would hold us up
-    if not os.path.lexists(path):
-        with open(path, "w") as file:
-            file.write(text)
+    with suppress(FileNotFoundError):
+        status = os.lstat(path)
+        # a link is somebody's own, and a pipe would hold us up
+        if not stat.S_ISREG(status.st_mode) or status.st_size == len(text):
+            return
+    with open(path, "w") as file:
+        file.write(text)
 
 
 def _try_lock(descriptor: int, path: str) -> bool:
@@ -3806,12 +3837,14 @@ class _Miss:
                     name, version, wanted, data, job, extended, sources
                 )
                 is_partial = not wanted._has_paths_of(manifest)
-                old = cache.publish(folder, path, brought, is_partial, job)  # 6, 7
-                if is_partial and old and _identify(old) != before:
-                    # it has parts that ours lacks: once more, with those of both
-                    aside = os.path.join(cache.own, "staging", f"~{_make_token()}")
-                    os.rename(old, aside)
-                    self._displaced.append(aside)
+                olds = cache.publish(folder, path, brought, is_partial, job)  # 6, 7
+                others = [one for one in olds if _identify(one) != before]
+                if is_partial and others:
+                    # they have parts that ours lacks: once more, with those of all
+                    for old in others:
+                        aside = os.path.join(cache.own, "staging", f"~{_make_token()}")
+                        os.rename(old, aside)
+                        self._displaced.append(aside)
                     return "displaced", manifest
         return "published", manifest if is_partial else brought
 

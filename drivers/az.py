@@ -71,6 +71,7 @@ class Driver:
         _URL: ("account_url", True),  # which may hold a signature
     }
     workers = 16  # transfers at once that suit it
+    timeout_s = 30.0  # without a byte, after which a request fails; the core sets it
 
     def __init__(self, bucket: str, client: Any = None, **settings: str) -> None:
         self.bucket, self._given, self._settings = bucket, client, settings
@@ -188,7 +189,7 @@ class Driver:
         process = os.getpid()
         with _locks.setdefault(process, threading.Lock()):
             if not (self._given or process in self._clients):
-                self._clients[process] = _make_client(self._settings)
+                self._clients[process] = _make_client(self._settings, self.timeout_s)
             return self._given or self._clients[process]
 
     def _get_blob(self, name: str) -> Any:
@@ -211,6 +212,7 @@ def _condition(if_match: _Etag) -> dict[str, str]:
 def _read(answer: Any, start: int, length: _Length, most: float) -> Iterator[bytes]:
     """Yield an answer's bytes, if they are those that were asked for."""
     came, size = 0, float(answer.headers.get("Content-Length", inf))
+    read = getattr(answer.raw, "read1", answer.raw.read)  # what has come
     with closing(answer):
         if size and (start or length):
             area = answer.headers.get("Content-Range", "")
@@ -218,7 +220,7 @@ def _read(answer: Any, start: int, length: _Length, most: float) -> Iterator[byt
             if answer.status_code != 206 or not found:
                 raise ConnectionError(f"a range from {start} on came as {area!r}")
             size = min(length or inf, int(found[1]) - start)
-        while data := answer.raw.read(_CHUNK):
+        while data := read(_CHUNK):
             came += len(data)
             if came > min(size, most):
                 break
@@ -229,7 +231,7 @@ def _read(answer: Any, start: int, length: _Length, most: float) -> Iterator[byt
         raise ConnectionError(f"{came} bytes came, not {size:.0f}")
 
 
-def _make_client(settings: dict[str, str]) -> Any:
+def _make_client(settings: dict[str, str], timeout_s: float) -> Any:
     import logging
 
     from azure.core.pipeline.transport import RequestsTransport
@@ -237,13 +239,16 @@ def _make_client(settings: dict[str, str]) -> Any:
     from requests.adapters import HTTPAdapter
 
     logging.getLogger("urllib3.connectionpool").addFilter(_mask_signature)
-    transport = RequestsTransport(connection_timeout=5, read_timeout=30)  # seconds
+    timeouts = {"connection_timeout": min(5, timeout_s), "read_timeout": timeout_s}
+    transport = RequestsTransport(**timeouts)
     transport.open()
     for scheme in ("https://", "http://"):  # the default keeps 10 connections
         transport.session.mount(scheme, HTTPAdapter(pool_maxsize=64))
-    # three attempts within 2 s, much as boto3's; else it were four within a minute
-    options: dict[str, Any] = {"retry_total": 2, "initial_backoff": 0.2}  # seconds
-    options.update(increment_base=1, random_jitter_range=0.2, transport=transport)
+    # of an upload's blocks the SDK repeats one, where the core would repeat all; three
+    # attempts within 2 s, much as boto3's; else it were four within a minute
+    options: dict[str, Any] = {"retry_total": 2 if timeout_s >= 30 else 0}
+    options.update(initial_backoff=0.2, increment_base=1, random_jitter_range=0.2)
+    options["transport"] = transport
     text, url = settings.get("connection_string"), settings.get("account_url", "")
     try:
         if text:

@@ -19,8 +19,6 @@ from typing import Any, Callable, Optional
 _CHUNK = 1 << 18  # bytes yielded at a time
 _SMALL = 64 << 20  # what is larger is not read at once
 _PART = 8 << 20  # larger files go up in parts of this size, each held in memory
-_TIMEOUT = (5, 30)  # seconds to connect, and to wait for bytes
-_ONCE: dict[str, Any] = {"timeout": _TIMEOUT, "retry": None}
 _VARIABLE = "GOOGLE_APPLICATION_CREDENTIALS"
 _Etag = Optional[str]
 _Length = Optional[int]
@@ -81,6 +79,7 @@ class Driver:
     # the keyword that stands for it, and whether it is secret
     variables = {_VARIABLE: ("service_account_path", False)}
     workers = 16  # transfers at once that suit it
+    timeout_s = 30.0  # without a byte, after which a request fails; the core sets it
 
     def __init__(self, bucket: str, client: Any = None, **settings: str) -> None:
         self.bucket, self._given = bucket, client
@@ -100,7 +99,7 @@ class Driver:
     def stat_object(self, name: str) -> tuple[int, str]:
         """Return an object's size in bytes and its etag."""
         blob = self._get_blob(name)
-        blob.reload(**_ONCE)
+        blob.reload(**self._once)
         return blob.size, str(blob.generation)
 
     @_builtin_errors()
@@ -115,7 +114,7 @@ class Driver:
         """Write an object, if the condition holds, and return its new etag."""
         blob = self._get_blob(name)
         # no retry, as a second attempt would meet what the first one wrote
-        blob.upload_from_string(data, **_condition(if_match), **_ONCE)
+        blob.upload_from_string(data, **_condition(if_match), **self._once)
         return str(blob.generation)
 
     def iterate_bytes(
@@ -141,7 +140,7 @@ class Driver:
 
         blob, size = self._get_blob(name), os.path.getsize(path)
         blob.chunk_size = _PART
-        options = {**_ONCE, "size": size, **_condition(if_match)}
+        options = {**self._once, "size": size, **_condition(if_match)}
         if size > _PART:  # of many requests, the SDK repeats one; the core would all
             options["retry"] = DEFAULT_RETRY
         with _WatchedFile(path) as file:
@@ -153,13 +152,13 @@ class Driver:
         """Copy an object within the store, only if absent."""
         blob, origin, token = self._get_blob(name), self._get_blob(source), ""
         while token is not None:
-            options = {**_ONCE, **_condition("")}
+            options = {**self._once, **_condition("")}
             token = blob.rewrite(origin, token or None, **options)[0]
 
     def iterate_objects(self, prefix: str) -> Iterator[tuple[str, int, str]]:
         """Yield names, sizes and etags below a prefix, page by page."""
         below = prefix.rstrip("/") + "/" if prefix else None
-        options = {"fields": "items(name,size,generation),nextPageToken", **_ONCE}
+        options = {"fields": "items(name,size,generation),nextPageToken", **self._once}
         with _builtin_errors():
             for blob in self.client.list_blobs(self.bucket, prefix=below, **options):
                 yield blob.name, blob.size, str(blob.generation)
@@ -167,7 +166,7 @@ class Driver:
     @_builtin_errors(ignore=404)
     def delete_object(self, name: str) -> None:
         """Delete an object, if it is there."""
-        self._get_blob(name).delete(**_ONCE)
+        self._get_blob(name).delete(**self._once)
 
     def get_object_uri(self, name: str) -> str:
         """Return the object's `gs://` address."""
@@ -185,6 +184,11 @@ class Driver:
                 self._clients[process] = _make_client(*self._settings)
             return self._given or self._clients[process]
 
+    @property
+    def _once(self) -> dict[str, Any]:
+        """How a request is made: the core tries again."""
+        return {"timeout": (min(5, self.timeout_s), self.timeout_s), "retry": None}
+
     def _get_blob(self, name: str) -> Any:
         return self.client.bucket(self.bucket).blob(name)
 
@@ -194,7 +198,11 @@ class Driver:
         # the SDK's own downloads write to a file, and show no Content-Range
         url = self._get_blob(name)._get_download_url(self.client, **condition)
         headers["Accept-Encoding"] = "gzip"  # else GCS itself may decompress
-        options: Any = {"headers": headers, "timeout": _TIMEOUT, "stream": True}
+        options: Any = {
+            "headers": headers,
+            "stream": True,
+            "timeout": self._once["timeout"],
+        }
         answer = self.client._http.request("GET", url, **options)
         if answer.status_code not in (200, 206):
             with closing(answer):
@@ -214,6 +222,7 @@ def _read(answer: Any, start: int, length: _Length, most: float) -> Iterator[byt
 
     sdk: Any = google_crc32c
     came, size = 0, float(answer.headers.get("Content-Length", inf))
+    read = getattr(answer.raw, "read1", answer.raw.read)  # what has come
     checksum, is_part = sdk.Checksum(), start or length
     with closing(answer):
         if size and is_part:
@@ -222,7 +231,7 @@ def _read(answer: Any, start: int, length: _Length, most: float) -> Iterator[byt
             if answer.status_code != 206 or not found:
                 raise ConnectionError(f"a range from {start} on came as {area!r}")
             size = min(length or inf, int(found[1]) - start)
-        while data := answer.raw.read(_CHUNK):
+        while data := read(_CHUNK):
             came += len(data)
             if came > min(size, most):
                 break

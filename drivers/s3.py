@@ -89,6 +89,7 @@ class Driver:
         "AWS_KMS_KEY_ID": ("aws_kms_key_id", False),
     }
     workers = 16  # transfers at once that suit it
+    timeout_s = 30.0  # without a byte, after which a request fails; the core sets it
 
     def __init__(self, bucket: str, client: Any = None, **settings: str) -> None:
         self.bucket, self._given, self._settings = bucket, client, settings
@@ -206,7 +207,8 @@ class Driver:
         process = os.getpid()
         with _locks.setdefault(process, threading.Lock()):
             if not (self._given or process in self._clients):
-                self._clients[process] = client = _make_client(self._settings)
+                client = _make_client(self._settings, self.timeout_s)
+                self._clients[process] = client
                 self._plain = None  # it is the parent process's
                 client.meta.events.register("before-sign.s3.GetObject", self._note)
             return self._given or self._clients[process]
@@ -235,7 +237,6 @@ class Driver:
 
     def _send(self, path: str, options: dict[str, str]) -> Any:
         from botocore.awsrequest import AWSRequest
-        from botocore.response import StreamingBody
 
         first, signer, base = self._plain
         if not _is_plain(self.client, base):
@@ -249,10 +250,9 @@ class Driver:
         if answer.status_code not in (200, 206):
             answer.raw.close()
             return None
-        size = answer.headers.get("Content-Length")
         return {
-            "Body": StreamingBody(answer.raw, size),
-            "ContentLength": float(size or inf),
+            "Body": answer.raw,
+            "ContentLength": float(answer.headers.get("Content-Length", inf)),
             "ContentRange": answer.headers.get("Content-Range", ""),
             "ETag": answer.headers.get("ETag", ""),
         }
@@ -342,13 +342,18 @@ def _read(answer: Any, start: int, length: _Length, most: float) -> Iterator[byt
     """Yield an answer's bytes, if they are those that were asked for."""
     came, size = 0, answer.get("ContentLength", inf)
     with closing(answer["Body"]) as body:
+        # what has come, without waiting for more; the SDK's own has no such method, and
+        # what it checks as it reads is left to it
+        raw = getattr(body, "_raw_stream", body)
+        is_checked = type(body).__name__ == "StreamingChecksumBody"
+        read = body.read if is_checked else getattr(raw, "read1", raw.read)
         if size and (start or length):
             area = answer.get("ContentRange", "")
             found = re.fullmatch(rf"bytes {start}-\d+/(\d+)", area)
             if not found:  # the status tells less, as rclone's is 200
                 raise ConnectionError(f"a range from {start} on came as {area!r}")
             size = min(length or inf, int(found[1]) - start)
-        while data := body.read(_CHUNK):
+        while data := read(_CHUNK):
             came += len(data)
             if came > min(size, most):
                 break
@@ -360,7 +365,7 @@ def _read(answer: Any, start: int, length: _Length, most: float) -> Iterator[byt
 
 
 @_builtin_errors()
-def _make_client(settings: dict[str, str]) -> Any:
+def _make_client(settings: dict[str, str], timeout_s: float) -> Any:
     import logging
 
     import boto3
@@ -375,7 +380,9 @@ def _make_client(settings: dict[str, str]) -> Any:
     # in which boto3 would write down what it runs on
     options: dict[str, Any] = {"user_agent": "modelkit-assets"}
     options["max_pool_connections"] = 64
-    options.update(connect_timeout=5, read_timeout=30)  # seconds
+    options.update(connect_timeout=min(5, timeout_s), read_timeout=timeout_s)
+    if timeout_s < 30:  # else it may repeat a part, where the core would repeat all
+        options["retries"] = {"total_max_attempts": 1}
     # not every store knows the checksums that boto3 sends and expects since 1.36:
     # https://docs.aws.amazon.com/sdkref/latest/guide/feature-dataintegrity.html
     own = botocore.session.Session().get_scoped_config() if endpoint else {}

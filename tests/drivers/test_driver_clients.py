@@ -553,6 +553,6 @@ def find_timeouts(protocol, driver):
         config = driver.client.meta.config
         return config.connect_timeout, config.read_timeout
     if protocol is GCS:
-        return sys.modules[type(driver).__module__]._TIMEOUT
+        return driver._once["timeout"]
     config = driver.client._pipeline._transport.connection_config
     return config.timeout, config.read_timeout

@@ -18,12 +18,14 @@ import re
 import socket
 import struct
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import NamedTuple, Optional
 from urllib.parse import unquote, urlsplit
 
 RESET = "the connection is reset"
 SILENCE = "nothing, until the client gives up"
+TRICKLE = "a byte at a time"
 WELL, BADLY = "in chunks", "in chunks, whose sizes are no numbers"
 
 
@@ -248,7 +250,12 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Connection", "close")
         self.end_headers()
         try:
-            self.wfile.write(body[: answer.cut] if has_body else b"")
+            body = body[: answer.cut] if has_body else b""
+            while answer.ending is TRICKLE and body:
+                self.wfile.write(body[:1])
+                body = body[1:]
+                time.sleep(0.02)
+            self.wfile.write(body)
         except OSError:
             self.stub.hung_up.set()
             raise

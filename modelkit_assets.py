@@ -1978,7 +1978,7 @@ class _RetryingDriver:
                         yield data
                 break
             except _DRIVER_ERRORS as error:
-                if came > broke_at:
+                if came - broke_at >= _STALL_BYTES:
                     backoff.reset()
                 broke_at = came
                 self._handle(error, name, backoff)

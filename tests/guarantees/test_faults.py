@@ -594,6 +594,7 @@ def test_no_pause_goes_beyond_the_timeout(clock, monkeypatch, timeout_s):
 
 
 def test_bytes_that_came_begin_the_back_off_anew(clock, monkeypatch):
+    monkeypatch.setattr(ma, "_STALL_BYTES", 10)  # that are worth a wait
     monkeypatch.setattr(ma, "_get_random", lambda: 1.0)
     driver = Failing(0, 0, 30, 0, 0, 10, 0)
     reading = ma._RetryingDriver(driver, 60, clock.wait)

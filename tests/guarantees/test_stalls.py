@@ -1,0 +1,70 @@
+"""A store that gives nothing, or next to nothing, is tried again and then given up."""
+
+import time
+
+import attacks
+import pytest
+from stub_server import PROTOCOLS, SILENCE, TRICKLE, Faulty, give_tokens
+
+import modelkit_assets as ma
+
+pytestmark = pytest.mark.server
+PATIENCE_S = 1.0  # in place of 30
+DATA = bytes(range(250)) * 8  # 40 s of a trickle
+
+
+@pytest.fixture(params=PROTOCOLS, ids=lambda one: one.provider)
+def protocol(request, stub, require_sdk, monkeypatch):
+    """A protocol that is configured, whose store has one object for each name."""
+    protocol = request.param
+    require_sdk(protocol)
+    settings = {**protocol.bare_environ(), **protocol.environ(stub.endpoint)}
+    for variable, value in settings.items():
+        monkeypatch.setenv(variable, value)
+    stub.script = give_tokens(lambda request: protocol.show(request, DATA))
+    monkeypatch.setattr(ma, "_SILENCE_S", PATIENCE_S)
+    return protocol
+
+
+def trickle(request, script):
+    return script(request)._replace(ending=TRICKLE)
+
+
+def stall(request, script):
+    """Let half of the body through, and then say nothing."""
+    answer = script(request)
+    return answer._replace(cut=len(answer.body) // 2, ending=SILENCE)
+
+
+def be_silent(request, script):
+    return SILENCE
+
+
+FAULTS = {"trickle": trickle, "stall": stall, "silence": be_silent}
+
+
+@attacks.parametrize("fault", FAULTS.values(), ids=FAULTS)
+def test_a_body_that_does_not_come_is_broken_off_and_goes_on(stub, protocol, fault):
+    provider = ma.StorageProvider(60, provider=protocol.provider, bucket="bucket")
+    driver = provider._connect()
+    assert driver.read_object("n")[0] == DATA  # the first request is the SDK's own
+    faulty = Faulty(stub.script, fault, lambda request: not faulty.hits)
+    stub.script = faulty
+    begun = time.monotonic()
+    came = b"".join(map(bytes, driver.iterate_bytes("n", 0, None)))
+    assert came == DATA
+    assert len(faulty.hits) == 1
+    assert PATIENCE_S <= time.monotonic() - begun < 10 * PATIENCE_S
+
+
+@attacks.parametrize("fault", FAULTS.values(), ids=FAULTS)
+def test_the_timeout_is_what_a_user_waits_for_a_store_that_gives_nothing(
+    stub, protocol, fault
+):
+    stub.script = Faulty(stub.script, fault, lambda request: True)
+    begun = time.monotonic()
+    provider = ma.StorageProvider(3, provider=protocol.provider, bucket="bucket")
+    with pytest.raises(ma.StorageUnavailableError):
+        list(provider._connect().iterate_bytes("n", 0, None))
+    # of a body that stalls half-way, some halves are worth another try
+    assert time.monotonic() - begun < (10 if fault is be_silent else 20)

@@ -192,9 +192,6 @@ def test_bad_input_gets_one_line_and_changes_nothing(
     assert (store.read_objects(), snapshot(assets_dir)) == before
 
 
-COMMANDS += ["prune", "doctor"]
-
-
 @pytest.mark.parametrize("command", COMMANDS)
 def test_bad_usage_is_exit_code_2(command):
     assert run(command, "--no-such-option").returncode == 2

@@ -51,6 +51,7 @@ def fails(code, *args, **settings):
 
 
 COMMANDS = ["new", "update", "list", "fetch", "resolve", "info", "verify", "remove"]
+COMMANDS += ["prune", "doctor"]
 
 
 def answer(text, *args):

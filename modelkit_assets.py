@@ -2783,6 +2783,7 @@ class _Source:
         self.uploads: list[tuple[ManifestFile, str]] = []
         if not self.files:
             raise InvalidSourceError(top, "it holds no files")
+        _check_distinct(top, self._entries)
 
     def hash(self) -> None:
         """Find the files' digests, several files and chunks at a time."""
@@ -2910,6 +2911,26 @@ def _walk_source(top: str) -> Iterator[tuple[str, tuple[int, ...]]]:
             if part and not names:
                 yield part, ()
             pending += [(_join_path(part, name), above | {here}) for name in names]
+
+
+def _check_distinct(top: str, parts: Iterable[str]) -> None:
+    """Raise InvalidSourceError where two names are one to some disks.
+
+    Those of Windows and macOS ignore case, and how an accent is written; Windows also
+    dots and spaces at the end of a name.
+    """
+    import unicodedata
+
+    seen = {_MARKER.casefold(): _MARKER, _PARTIAL_MARKER: _PARTIAL_MARKER}
+    for part in parts:
+        name, folded = "", ""
+        for segment in part.split("/"):
+            name = _join_path(name, segment)
+            plain = unicodedata.normalize("NFC", segment).casefold().rstrip(" .")
+            folded = _join_path(folded, plain)
+            if seen.setdefault(folded, name) != name:
+                reason = f"some systems take {name!r} and {seen[folded]!r} for one name"
+                raise InvalidSourceError(top, reason)
 
 
 def _leave_out_marker(top: str, names: list[str]) -> list[str]:

@@ -98,6 +98,25 @@ def test_an_unfit_source_is_refused(tmp_path, store, provider, make, text):
     assert store.read_objects() == {}
 
 
+MEETING = {
+    "case": ["Model.bin", "model.bin"],
+    "case of a folder": ["Data/a", "data/b"],
+    "a dot": ["a", "a."],
+    "a space": ["a", "a "],
+    "accents": ["\u00e9", "e\u0301"],
+    "the marker": [".success", "a"],
+}
+
+
+@pytest.mark.parametrize("names", MEETING.values(), ids=MEETING)
+@pytest.mark.parametrize("pack", [False, True])
+def test_names_that_some_disks_take_for_one_are_refused(local, tmp_path, names, pack):
+    source = write_tree(tmp_path / "source", dict.fromkeys(names, b"1"))
+    with pytest.raises(ma.InvalidSourceError, match="for one name"):
+        ma.StorageProvider().new(source, "x", pack=pack)
+    assert local.list_objects() == []
+
+
 VERSIONS = "modelkit-assets/x.versions"
 META = "modelkit-assets/x/0.0.meta"
 DATE = b'"push_date": "2021-11-14T18:00:00+00:00"'

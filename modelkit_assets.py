@@ -5015,7 +5015,12 @@ def _check_writing(provider: StorageProvider) -> str:
     try:
         first = write(b"1", "")
         second = write(b"2", first)
-        if not second or write(b"3", "") or write(b"3", first):
+        if not (first and second):
+            text = (
+                "the store refuses a write whose condition holds, so no next version "
+            )
+            raise StorageDriverError(text + "of an asset can be published")
+        if write(b"3", "") or write(b"3", first):
             text = "the store ignores conditional writes, so of concurrent publishers "
             raise StorageDriverError(text + "one may be lost: publish from one place")
         if driver.read_object(name)[0] != b"2":

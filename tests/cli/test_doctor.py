@@ -358,6 +358,33 @@ class Driver(modelkit_assets.LocalDriver):
 """
 
 
+REFUSING = """
+import modelkit_assets
+
+class Driver(modelkit_assets.LocalDriver):
+    "A store that refuses a right etag, as Ceph 16 does with its quotes."
+
+    def write_object(self, data, name, *, if_match=None):
+        if if_match:
+            raise FileExistsError("the condition failed")
+        return super().write_object(data, name, if_match=if_match)
+"""
+
+
+def test_a_store_that_refuses_a_right_etag_is_not_said_to_ignore_it(
+    tmp_path, store, assets_dir
+):
+    folder = tmp_path / "program"
+    write_tree(folder, {"drivers/refusing.py": REFUSING.encode()})
+    shutil.copy(CORE, folder)
+    command = [*BARE[:-1], str(folder / "modelkit_assets.py")]
+    done = run("doctor", "--write", "--provider", "refusing", command=command)
+    assert done.returncode == 1
+    assert "refuses a write whose condition holds" in done.stdout
+    assert "ignores" not in done.stdout
+    assert store.list_objects() == []
+
+
 def test_the_probe_is_removed_on_an_interrupt(tmp_path, store, assets_dir):
     folder = tmp_path / "program"
     write_tree(folder, {"drivers/stuck.py": STUCK.encode()})

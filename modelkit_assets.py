@@ -3349,8 +3349,8 @@ class _Cache:
         """Tell whether a copy is whole whose marker is empty, and believe it then.
 
         Where the store's manifest has digests, they tell; where it has none, modelkit
-        published it, and its marker counts. Without a store, it is not whole where all
-        files are as empty as the marker, as a power cut leaves them.
+        published it, and its marker counts. Without a manifest, it is not whole where
+        all files are as empty as the marker, as a power cut leaves them.
         """
         if manifest is None:
             is_whole = any(map(os.path.getsize, _list_files(path)))
@@ -4125,11 +4125,14 @@ class AssetsManager:
 
     def _prove(self, spec: AssetSpec, path: str, part: str) -> str:
         """Return what to do with a copy whose marker is empty."""
-        manifest = self._read_manifest(spec) if self.storage_provider else None
+        manifest = None
+        if self.storage_provider:
+            with suppress(AssetDoesNotExistError):  # it is in the assets dir alone
+                manifest = self._read_manifest(spec)
         with _Job(self._workers, self.on_progress) as job:
             if self._cache.prove(path, part, manifest, job):
                 return "hit"
-        if manifest:
+        if self.storage_provider:
             return "check"
         expected = "files with bytes beside an empty marker"
         got = "empty ones, as a power cut leaves them"

@@ -195,6 +195,22 @@ def test_on_a_read_only_disk_an_empty_marker_is_proved_once(
     assert manager.fetch_asset("folder:0.0", return_info=True)["from_cache"]
 
 
+def test_an_empty_marker_is_believed_of_a_version_that_the_store_does_not_have(
+    copies, manager, assets_dir
+):
+    folder = assets_dir / "folder"
+    (folder / "0.0").rename(folder / "7.0")
+    (folder / "7.0" / ".SUCCESS").write_bytes(b"")
+    before = snapshot(assets_dir)
+    assert manager.fetch_asset("folder:7.0") == str(folder / "7.0")
+    assert snapshot(assets_dir) == before
+    for path in (folder / "7.0").rglob("*"):
+        if path.is_file():
+            path.write_bytes(b"")
+    with pytest.raises(ma.AssetDoesNotExistError):
+        manager.fetch_asset("folder:7.0")
+
+
 def test_without_a_store_an_empty_marker_beside_empty_files_is_not_believed(
     copies, assets_dir, offline
 ):

@@ -19,6 +19,7 @@ import json
 import os
 import shutil
 import stat
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Callable
@@ -37,7 +38,7 @@ def recording(log: Path, function: Callable[[Path], Any], folder: Path) -> Any:
     def record(descriptor: int) -> None:
         fsync(descriptor)
         status = os.fstat(descriptor)
-        path = log / str(status.st_ino)
+        path = log / f"{time.monotonic_ns():020}-{status.st_ino}"
         if stat.S_ISDIR(status.st_mode):
             with os.scandir(descriptor) as entries:
                 names = {entry.name: entry.inode() for entry in entries}
@@ -64,7 +65,10 @@ def leave(cut: str, folder: Path, before: Path, log: Path, target: Path) -> Path
 
     before    what was there, and on the disk, when the child began
     """
-    synced = {int(path.name): path.read_bytes() for path in log.iterdir()}
+    synced: dict[int, bytes] = {}
+    for path in sorted(log.iterdir()):
+        if text := path.read_bytes():  # else it died while it wrote that down
+            synced[int(path.name.rpartition("-")[2])] = text
     inodes = {path.lstat().st_ino: path for path in folder.rglob("*")}
     leave_folder = functools.partial(_leave_folder, cut, synced, inodes)
     leave_folder(folder, before, target)

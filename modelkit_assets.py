@@ -2052,16 +2052,20 @@ class _RetryingDriver:
 
 
 def _watch(chunks: Iterable[Buffer]) -> Iterator[Buffer]:
-    """Yield all chunks; TimeoutError where they come too slowly to be worth a wait."""
-    begun, came = time.monotonic(), 0
+    """Yield all chunks; TimeoutError where they come too slowly to be worth a wait.
+
+    The time that whoever takes them needs is not the store's, and does not count.
+    """
+    waited, came, asked_at = 0.0, 0, time.monotonic()
     for data in chunks:
+        waited += time.monotonic() - asked_at
         came += len(data)
         if came >= _STALL_BYTES:
-            begun, came = time.monotonic(), 0
-        elif time.monotonic() - begun > _SILENCE_S:
+            waited, came = 0.0, 0
+        elif waited > _SILENCE_S:
             raise TimeoutError(f"{came} bytes came in {_SILENCE_S:g} s")
         yield data
-        # the time that whoever takes them needs is not the store's
+        asked_at = time.monotonic()
 
 
 class _Piece(NamedTuple):

@@ -605,6 +605,14 @@ def test_bytes_that_came_begin_the_back_off_anew(clock, monkeypatch):
     assert clock.waits == pytest.approx([0.1, 0.2, 0.1, 0.2, 0.4, 0.1, 0.2])
 
 
+def test_the_time_that_a_reader_takes_is_no_stall_of_the_store(clock):
+    driver, came = Failing(), 0
+    for data in ma._RetryingDriver(driver, 60, clock.wait).iterate_bytes("n", 0, 100):
+        came += len(data)
+        clock.wait(60)  # a disk that is slow
+    assert (came, len(driver.asked)) == (100, 1)
+
+
 def test_a_store_that_gives_no_more_is_given_up_however_much_came_before(
     clock, monkeypatch
 ):

@@ -2201,9 +2201,13 @@ def _on_disk(path: str, action: str = "write to") -> Iterator[None]:
     except OSError as error:
         if isinstance(error, ModelkitAssetsError):
             raise
-        path, reason = error.filename or path, error.strerror or error
-        hint = _tell_owner(path) if isinstance(error, PermissionError) else ""
-        raise AssetsDirError(path, reason, action, hint) from error
+        raise _make_disk_error(error, path, action) from error
+
+
+def _make_disk_error(error: OSError, path: str, action: str) -> AssetsDirError:
+    path, reason = error.filename or path, error.strerror or error
+    hint = _tell_owner(path) if isinstance(error, PermissionError) else ""
+    return AssetsDirError(path, reason, action, hint)
 
 
 def _tell_owner(path: str) -> str:
@@ -2807,9 +2811,8 @@ class _Source:
         self.uploads = [(file, self._find(file)) for file in self.files]
 
     def _hash_piece(self, piece: _Piece) -> str:
-        is_counted = (
-            piece.size == piece.file.size
-        )  # the bytes of chunks are, as a whole
+        # the bytes of chunks are counted as those of the whole
+        is_counted = piece.size == piece.file.size
         count = self._job.advance if is_counted else self._job.beat
         with _open_plain_file(self._find(piece.file)) as file:
             digest = _hash(_iterate_file(file, piece.position, piece.size), count)
@@ -2933,7 +2936,8 @@ def _check_distinct(top: str, parts: Iterable[str]) -> None:
             plain = unicodedata.normalize("NFC", segment).casefold().rstrip(" .")
             folded = _join_path(folded, plain)
             if seen.setdefault(folded, name) != name:
-                reason = f"some systems take {name!r} and {seen[folded]!r} for one name"
+                both = f"{name!r} and {seen[folded]!r}"
+                reason = f"some systems take {both} for one name: rename one"
                 raise InvalidSourceError(top, reason)
 
 
@@ -4107,8 +4111,10 @@ class AssetsManager:
         if force:
             self._require_store("download again")
         path = self._cache.get_path(spec.name, spec.version)
-        with _on_disk(path, "read"):
+        try:  # not `_on_disk`, which would cost a hit 0.8 of its 9 µs
             state = self._cache.look_up(path, part)
+        except PermissionError as error:
+            raise _make_disk_error(error, path, "read") from error
         action = _decide_fetch(state, provider is not None, bool(force))
         if state == "unproved" and action != "download":
             action = self._prove(spec, path, part)
@@ -5023,10 +5029,8 @@ def _check_writing(provider: StorageProvider) -> str:
         first = write(b"1", "")
         second = write(b"2", first)
         if not (first and second):
-            text = (
-                "the store refuses a write whose condition holds, so no next version "
-            )
-            raise StorageDriverError(text + "of an asset can be published")
+            text = "the store refuses a write whose condition holds, so "
+            raise StorageDriverError(text + "no asset's next version can be published")
         if write(b"3", "") or write(b"3", first):
             text = "the store ignores conditional writes, so of concurrent publishers "
             raise StorageDriverError(text + "one may be lost: publish from one place")

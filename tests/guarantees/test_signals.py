@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
 from commands import BARE, CORE, ok
@@ -92,6 +93,21 @@ def test_a_fetch_ends_and_keeps_what_came(slow, assets_dir, first, second):
     assert [one.name for one in assets_dir.iterdir()] == [".cache"]
     (kept,) = staging.glob("*/work/data")
     assert kept.stat().st_size
+
+
+def test_process_1_of_a_container_ends_too(slow, assets_dir):
+    """There, a signal that nobody handles does nothing."""
+    command = ["unshare", "--pid", "--fork", *slow, "fetch", "x"]
+    if subprocess.run([*command[:3], "true"], capture_output=True).returncode:
+        pytest.skip("no process may be the first here")
+    staging = assets_dir / ".cache" / "staging"
+    with start(command) as outer:
+        while not [one for one in staging.glob("*/work/data") if one.stat().st_size]:
+            assert outer.poll() is None
+        children = Path(f"/proc/{outer.pid}/task/{outer.pid}/children").read_text()
+        os.kill(int(children), signal.SIGTERM)
+        _, errors = outer.communicate(timeout=20)
+    assert (outer.returncode, errors) == (143, b"modelkit_assets: error: terminated\n")
 
 
 @pytest.mark.parametrize("first", CODES, ids=lambda one: one.name)

@@ -183,7 +183,8 @@ class ReadingContract:
             digest.update(chunk)
         assert digest.digest() == hashlib.sha256(BIG).digest()
         assert 0 < min(sizes) <= max(sizes) <= 4 * MIB
-        assert len(sizes) <= 2 * len(BIG) / (128 << 10), "they are small"
+        # A busy machine brings what has arrived, less than a buffer at a time.
+        assert len(sizes) <= len(BIG) / (8 << 10), "they are small"
 
     def test_a_range_of_a_large_object_comes_exactly(self, driver):
         self.put("a/big", BIG)

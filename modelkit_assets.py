@@ -1756,6 +1756,7 @@ _REQUEST = 16 << 20  # bytes; small pieces that lie side by side come in one req
 _GAP = 64 << 10  # bytes that may be read in vain between two of them
 _FIRST_DELAY_S, _MAX_DELAY_S = 0.1, 10.0  # back-off between attempts
 _SILENCE_S = 30.0  # a request in which so long nothing moves fails, and is tried again
+_LATE_S = 5.0  # after all time-outs, what still hangs is left behind
 _STALL_BYTES = 16 << 10  # likewise a body of which so long fewer have come
 _SYNC_THREADS = 16
 _STOP_GRACE_S = 1.0  # how long an interrupt waits for transfers under way
@@ -1790,8 +1791,13 @@ class _Job:
     inside that it is _Stopped, so that nobody takes it for an error of the store's.
     """
 
+    # so long nothing may move: headers can come a byte at a time, which no time-out of
+    # a socket notices
+    patience_s = threading.TIMEOUT_MAX / 2
+
     def __init__(self, workers: int, *listeners: OnProgress | None) -> None:
         self.workers, self._progress = workers, Progress("", "", 0, 0, 0, 0)
+        self._moved_at = 0.0
         self.listeners: list[OnProgress] = []
         self._later = listeners  # are told from the moment when something has begun
         self._telling, self._stop = threading.Lock(), threading.Event()
@@ -1818,6 +1824,7 @@ class _Job:
         """Tell that bytes have moved; raises _Stopped where the rest is in vain."""
         if self._stop.is_set():
             raise _Stopped
+        self._moved_at = time.monotonic()
         if not self.listeners:
             return
         with self._telling:
@@ -1886,8 +1893,9 @@ class _Job:
                     left += 1
             if not left:
                 work()
+            self._moved_at = time.monotonic()
             while left:
-                ended.acquire()
+                self._wait_for(ended)
                 left -= 1
         except BaseException:
             self._stop.set()
@@ -1895,6 +1903,15 @@ class _Job:
             while left and ended.acquire(timeout=max(0.0, deadline - time.monotonic())):
                 left -= 1
             raise
+
+    def _wait_for(self, ended: threading.Semaphore) -> None:
+        """Wait for a thread's end; StorageUnavailableError where nothing moves."""
+        left = self.patience_s
+        while left > 0 and not ended.acquire(timeout=left):
+            left = self._moved_at + self.patience_s - time.monotonic()
+        if left <= 0:
+            about = (self._progress.asset, self.patience_s, "nothing comes")
+            raise StorageUnavailableError(*about)
 
 
 class _Backoff:
@@ -1948,20 +1965,28 @@ class _RetryingDriver:
     ) -> None:
         self._driver, self._timeout_s, self._wait = driver, timeout_s, wait
 
+    @property
+    def patience_s(self) -> float:
+        """Seconds after which even what trickles in is given up; a disk is not."""
+        if isinstance(self._driver, LocalDriver):
+            return _Job.patience_s
+        # the last attempt may begin when time is all but up
+        return self._timeout_s + self._driver.timeout_s + _LATE_S
+
     def stat_object(self, name: str) -> tuple[int, str]:
-        return self._retry(name, partial(self._driver.stat_object, name))
+        return self._ask(name, lambda _: self._driver.stat_object(name))
 
     def read_object(self, name: str) -> tuple[bytes, str]:
         try:
-            return self._retry(name, partial(self._driver.read_object, name))
+            return self._ask(name, lambda _: self._driver.read_object(name))
         except StorageDriverError as error:
             if getattr(error.__cause__, "errno", None) != errno.EFBIG:
                 raise
             raise AssetIntegrityError(name, _READABLE, "more") from error
 
     def write_object(self, data: bytes, name: str, *, if_match: str) -> str:
-        write = partial(self._driver.write_object, data, name, if_match=if_match)
-        return self._retry(name, write)
+        write = self._driver.write_object
+        return self._ask(name, lambda _: write(data, name, if_match=if_match))
 
     def iterate_bytes(
         self, name: str, start: int, length: int | None, if_match: str | None = None
@@ -2010,17 +2035,30 @@ class _RetryingDriver:
         self._retry(name, partial(self._driver.copy_object, source, name))
 
     def iterate_objects(self, prefix: str) -> list[tuple[str, int, str]]:
-        # each attempt begins anew, as a generator that failed has ended
-        return self._retry(prefix, lambda: list(self._driver.iterate_objects(prefix)))
+        def collect(job: _Job) -> list[tuple[str, int, str]]:
+            found = []  # by each attempt anew, as a generator that failed has ended
+            for one in self._driver.iterate_objects(prefix):
+                job.beat()
+                found.append(one)
+            return found
+
+        return self._ask(prefix, collect)
 
     def find_first(self, prefix: str) -> str | None:
         """Return the name of an object below a prefix, if there is one."""
         iterate = self._driver.iterate_objects
-        first = self._retry(prefix, lambda: next(iter(iterate(prefix)), None))
+        first = self._ask(prefix, lambda _: next(iter(iterate(prefix)), None))
         return first and first[0]
 
     def delete_object(self, name: str) -> None:
-        self._retry(name, partial(self._driver.delete_object, name))
+        self._ask(name, lambda _: self._driver.delete_object(name))
+
+    def _ask(self, name: str, attempt: Callable[[_Job], T]) -> T:
+        """Return attempt(), as `_retry` does, from a thread that may be left behind."""
+        job = _Job(1)
+        job.patience_s = self.patience_s
+        job.begin("asking", name, ())
+        return job.run(lambda _: self._retry(name, partial(attempt, job)), [None])[0]
 
     def _retry(self, name: str, attempt: Callable[[], T]) -> T:
         """Return attempt(), repeated after transient failures."""
@@ -2582,7 +2620,9 @@ class _StoreReader:
         return {**vars(self), "on_progress": None}
 
     def _start_job(self, *listeners: OnProgress | None) -> _Job:
-        return _Job(self.workers, self.on_progress, *listeners)
+        job = _Job(self.workers, self.on_progress, *listeners)
+        job.patience_s = self._connect().patience_s
+        return job
 
     def _connect(self, job: _Job | None = None) -> _RetryingDriver:
         """Return the driver, wrapped once; it stops with the job, if there is one."""
@@ -4920,7 +4960,6 @@ def _remove(
 # `doctor` finds out what is wrong, and says it in the words of the errors above
 
 _DOCTOR_TIMEOUT_S = 2.0  # for which failures are retried
-_DOCTOR_PATIENCE_S = 30.0  # for what does not even fail
 
 
 @_command("--provider s3 --bucket models --write", f"--write --assets-dir {_STORE}")
@@ -4991,28 +5030,15 @@ def _check_provider(options: argparse.Namespace, opened: list[StorageProvider]) 
 
 def _check_reading(provider: StorageProvider) -> str:
     where = provider.driver.get_object_uri(provider.prefix)
-    answers: list[str | Exception] = []
 
-    def ask() -> None:
-        driver = provider._connect()
-        try:
-            first = driver.find_first(provider.prefix)
-            if first:
-                next(driver.iterate_bytes(first, 0, 1), None)
-            found = f"{first!r} read" if first else "is empty"
-            answers.append(f"{where} can be listed, and {found}")
-        except Exception as error:  # to be raised by whoever asked
-            answers.append(error)
+    def ask(driver: _RetryingDriver) -> str:
+        first = driver.find_first(provider.prefix)
+        if first:
+            next(driver.iterate_bytes(first, 0, 1), None)
+        found = f"{first!r} read" if first else "is empty"
+        return f"{where} can be listed, and {found}"
 
-    # an SDK may hang for minutes
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(_DOCTOR_PATIENCE_S)
-    if not answers:
-        raise StorageUnavailableError(where, _DOCTOR_PATIENCE_S, "there is no answer")
-    if isinstance(answers[0], Exception):
-        raise answers[0]
-    return answers[0]
+    return provider._start_job().run(ask, [provider._connect()])[0]
 
 
 def _check_writing(provider: StorageProvider) -> str:

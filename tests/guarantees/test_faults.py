@@ -540,6 +540,8 @@ def clock(monkeypatch):
 class Failing:
     """A driver whose object comes in pieces of 10 bytes, and breaks off at times."""
 
+    timeout_s = 0.0
+
     bucket, package = "bucket", ""
 
     def __init__(self, *sizes):

@@ -4,7 +4,7 @@ import time
 
 import attacks
 import pytest
-from stub_server import PROTOCOLS, SILENCE, TRICKLE, Faulty, give_tokens
+from stub_server import DRIP, PROTOCOLS, SILENCE, TRICKLE, Faulty, give_tokens
 
 import modelkit_assets as ma
 
@@ -68,3 +68,49 @@ def test_the_timeout_is_what_a_user_waits_for_a_store_that_gives_nothing(
         list(provider._connect().iterate_bytes("n", 0, None))
     # of a body that stalls half-way, some halves are worth another try
     assert time.monotonic() - begun < (10 if fault is be_silent else 20)
+
+
+def drip(request, script):
+    """Send the headers a byte at a time, which no time-out of a socket notices."""
+    return script(request)._replace(ending=DRIP)
+
+
+def read(provider, tmp_path):
+    provider._connect().read_object("n")
+
+
+def stat(provider, tmp_path):
+    provider._connect().stat_object("n")
+
+
+def write(provider, tmp_path):
+    provider._connect().write_object(b"data", "n", if_match="")
+
+
+def list_objects(provider, tmp_path):
+    provider._connect().iterate_objects("n")
+
+
+def bring(provider, tmp_path):
+    """Bring the bytes of a version, as a fetch does."""
+    manifest = ma.Manifest(False, (ma.ManifestFile("", len(DATA)),), (), {})
+    pieces = ma._plan_pieces("n", manifest)
+    with provider._start_job() as job:
+        download = ma._Download(str(tmp_path / "data"), job, provider._connect(job))
+        download.bring(pieces, manifest, {}, {})
+
+
+TRICKLES = [(drip, read), (drip, bring), (trickle, read), (drip, stat), (drip, write)]
+
+
+@attacks.parametrize("fault, work", [*TRICKLES, (drip, list_objects)])
+def test_what_trickles_in_is_given_up_with_a_clear_error(
+    stub, protocol, fault, work, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(ma, "_LATE_S", 0.0)
+    stub.script = Faulty(stub.script, fault, lambda request: True)
+    provider = ma.StorageProvider(1, provider=protocol.provider, bucket="bucket")
+    begun = time.monotonic()
+    with pytest.raises(ma.StorageUnavailableError, match="nothing comes|fails on"):
+        work(provider, tmp_path)
+    assert time.monotonic() - begun < 10

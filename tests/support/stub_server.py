@@ -26,6 +26,7 @@ from urllib.parse import unquote, urlsplit
 RESET = "the connection is reset"
 SILENCE = "nothing, until the client gives up"
 TRICKLE = "a byte at a time"
+DRIP = "headers, a byte at a time"
 WELL, BADLY = "in chunks", "in chunks, whose sizes are no numbers"
 
 
@@ -248,10 +249,15 @@ class _Handler(BaseHTTPRequestHandler):
         if answer.chunks:
             self.send_header("Transfer-Encoding", "chunked")
         self.send_header("Connection", "close")
-        self.end_headers()
+        if answer.ending is DRIP:
+            self.send_header("X-Filler", "x" * 3000)  # a minute of it
+            body, self._headers_buffer = b"".join(self._headers_buffer) + body, []
+            has_body = True
+        else:
+            self.end_headers()
         try:
             body = body[: answer.cut] if has_body else b""
-            while answer.ending is TRICKLE and body:
+            while answer.ending in (TRICKLE, DRIP) and body:
                 self.wfile.write(body[:1])
                 body = body[1:]
                 time.sleep(0.02)

@@ -2044,11 +2044,13 @@ class _RetryingDriver:
 
         return self._ask(prefix, collect)
 
-    def find_first(self, prefix: str) -> str | None:
-        """Return the name of an object below a prefix, if there is one."""
+    def find_first(self, prefix: str, number: int) -> list[str]:
+        """Return the names of so many objects below a prefix, if there are."""
+        from itertools import islice
+
         iterate = self._driver.iterate_objects
-        first = self._ask(prefix, lambda _: next(iter(iterate(prefix)), None))
-        return first and first[0]
+        first = self._ask(prefix, lambda _: list(islice(iterate(prefix), number)))
+        return [name for name, _, _ in first]
 
     def delete_object(self, name: str) -> None:
         self._ask(name, lambda _: self._driver.delete_object(name))
@@ -2294,6 +2296,10 @@ class _Download:
         kept.update(_find_right(known, self._root, self._root, self._job))
         missing = [piece for piece in missing if piece not in kept]
         arrived = self._bring_right(_plan_requests(missing))  # 4, 5
+        there = sum(len(names) for _, _, names in os.walk(self._root))
+        if manifest.is_directory and there < len(manifest.files):
+            reason = "the disk takes two names in the asset for one"
+            raise AssetsDirError(self._root, reason)
         return _add_digests(manifest, arrived)  # 6
 
     def _link(self, extended: Mapping[str, str], part: str) -> bool:
@@ -2501,6 +2507,9 @@ def _check_free_space(path: str, needed: int) -> None:
 #   NAME.versions        {"versions": [...]}, the latest first: all that ever changes
 
 
+_MOST_OBJECTS = 10_000  # are looked through for names that are like another
+
+
 class _StoreReader:
     """The reading half of `StorageProvider`, which says what its arguments are."""
 
@@ -2640,6 +2649,11 @@ class _StoreReader:
         with suppress(ObjectDoesNotExistError):
             return self.get_versions_info(name)
         return None
+
+    def _peek_names(self) -> list[str]:
+        """Return the names of assets, of the first of the store's objects."""
+        objects = self._connect().find_first(self.prefix, _MOST_OBJECTS)
+        return _find_asset_names(objects, self.prefix)
 
     def _read_manifest(self, name: str, version: str) -> Manifest:
         """Return a version's manifest; ObjectDoesNotExistError where there is none."""
@@ -2960,21 +2974,27 @@ def _walk_source(top: str) -> Iterator[tuple[str, tuple[int, ...]]]:
             pending += [(_join_path(part, name), above | {here}) for name in names]
 
 
-def _check_distinct(top: str, parts: Iterable[str]) -> None:
-    """Raise InvalidSourceError where two names are one to some disks.
+def _fold(segment: str) -> str:
+    """Return what all names have in common that are one to some disks.
 
     Those of Windows and macOS ignore case, and how an accent is written; Windows also
     dots and spaces at the end of a name.
     """
-    import unicodedata
+    if not segment.isascii():
+        import unicodedata
 
+        segment = unicodedata.normalize("NFC", segment)
+    return segment.casefold().rstrip(" .")
+
+
+def _check_distinct(top: str, parts: Iterable[str]) -> None:
+    """Raise InvalidSourceError where two names are one to some disks."""
     seen = {_MARKER.casefold(): _MARKER, _PARTIAL_MARKER: _PARTIAL_MARKER}
     for part in parts:
         name, folded = "", ""
         for segment in part.split("/"):
             name = _join_path(name, segment)
-            plain = unicodedata.normalize("NFC", segment).casefold().rstrip(" .")
-            folded = _join_path(folded, plain)
+            folded = _join_path(folded, _fold(segment))
             if seen.setdefault(folded, name) != name:
                 both = f"{name!r} and {seen[folded]!r}"
                 reason = f"some systems take {both} for one name: rename one"
@@ -3220,12 +3240,18 @@ class StorageProvider(_StoreReader):
     ) -> str:
         """Publish a file or folder as a new asset, and return its version.
 
-        AssetAlreadyExistsError where the asset has a version. dry_run writes nothing.
+        AssetAlreadyExistsError where the asset has a version, or the first 10,000
+        objects show one whose name differs in case alone. dry_run writes nothing.
         pack makes one object of a folder, a tar, which modelkit 0.1.3 cannot read.
         """
         _check_new_name(name, self.versioning)
         if self._find_versions(name):
             raise AssetAlreadyExistsError(name)
+        with suppress(StorageAccessError):  # who publishes may not be let list
+            for other in self._peek_names():
+                if _fold(other) == _fold(name) and other != name:
+                    hint = f"some disks take {name!r} for it: choose another name"
+                    raise AssetAlreadyExistsError(other, hint=hint)
         spec = AssetSpec(name, version=version, versioning=self.versioning)
         return self._publish(spec, None, asset_path, False, dry_run, pack)
 
@@ -3338,6 +3364,7 @@ class StorageProvider(_StoreReader):
 _LOCK_POLL_S = 0.05
 _HEARTBEAT_S = 0.1  # how often a download shows those who wait that it goes on
 _IDLE_S = 60.0  # untouched for so long, staging is nobody's where locks do not tell
+_COPY_OF = "copy_of"  # in a marker: the store and the asset that it is from
 _REUSED_COPIES = 4  # the latest so many are looked through for what a new one has too
 
 
@@ -3359,10 +3386,13 @@ def _decide_fetch(state: str, provider: bool, force: bool) -> str:
 class _Cache:
     """The assets dir: where copies and markers lie, and how they come to be there."""
 
+    store = ""  # that copies come from now
+
     def __init__(
         self, assets_dir: str, timeout_s: float, versioning: Versioning = None
     ) -> None:
         self.assets_dir, self.timeout_s = assets_dir, timeout_s
+        self._foreign: set[str] = set()  # copies from another store, which was said
         self.make_spec = partial(AssetSpec, versioning=versioning)
         self.own = os.path.join(assets_dir, ".cache")
         self._known: dict[tuple[str, str], tuple[tuple[int, ...], ...]] = {}
@@ -3407,7 +3437,7 @@ class _Cache:
         if is_whole and manifest:
             marker = _get_marker_path(path, os.path.isdir(path))
             with suppress(OSError), self.staging("", "", None) as folder:
-                self.mark(path, marker, manifest, folder, job)
+                self.mark(path, path, marker, manifest, folder, job)
         if is_whole:
             with suppress(FileNotFoundError, NotADirectoryError):
                 self._known[path, part] = _make_stamps(path, part)
@@ -3434,6 +3464,7 @@ class _Cache:
             manifest = _read_marker(marker)
         except (OSError, AssetIntegrityError):
             return False
+        self.check_origin(path, manifest)
         for file in manifest.files if manifest else ():
             if _is_below(file.path, part):
                 target = _local_path(path, file.path)
@@ -3444,6 +3475,26 @@ class _Cache:
         if not marker.endswith(_PARTIAL_MARKER):
             return True
         return os.path.exists(_local_path(path, part)) and _has_part(manifest, part)
+
+    def check_origin(self, path: str, manifest: Manifest | None) -> None:
+        """Warn where a copy is from another store.
+
+        AssetsDirError where it is another asset's, on a disk that takes both for one.
+        """
+        own = self._get_name(path)
+        store, name = _read_origin(manifest) or ("", own)
+        if name != own and _fold(name) == _fold(own):
+            reason = f"it is a copy of {name!r}, which the disk takes for {own!r}"
+            raise AssetsDirError(path, reason, "read")
+        if self.store and store not in ("", self.store) and path not in self._foreign:
+            self._foreign.add(path)
+            text = "the copy %r is from %s, and %s is configured now: to replace it, "
+            _logger().warning(text + "download it again", path, store, self.store)
+
+    def _get_name(self, path: str) -> str:
+        """Return the name of the asset whose copy lies at a path."""
+        folder = os.path.relpath(os.path.dirname(path), self.assets_dir)
+        return folder.replace(os.sep, "/")
 
     def require_assets_dir(self) -> None:
         """Raise FolderDoesNotExistError where there is none: it is never made."""
@@ -3524,40 +3575,17 @@ class _Cache:
         AssetLockTimeoutError where another process holds it and makes no progress for
         the timeout.
         """
-        path = _local_path(self.own, name) + ".lock"
+        path = _local_path(self.own, _name_lock(name))
         self.require_assets_dir()
         self.require_inside(os.path.dirname(path))
         with _on_disk(self.assets_dir):
             os.makedirs(os.path.dirname(path), exist_ok=True)
             _write_cache_tag(self.own)
-            descriptor = self._wait_for_lock(path, name)
+            descriptor = _wait_for_lock(path, name, self.timeout_s)
         try:
             yield path
         finally:
             _close_lock(descriptor)
-
-    def _wait_for_lock(self, path: str, name: str) -> int:
-        deadline, seen = 0.0, -1
-        while True:
-            descriptor = os.open(path, _LOCK_FLAGS, 0o666)
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                os.close(descriptor)
-                raise OSError(errno.EINVAL, "the lock is not a plain file", path)
-            if _try_lock(descriptor, path):
-                with suppress(OSError):  # on a full disk, nobody is told who holds it
-                    os.ftruncate(descriptor, 0)
-                    os.write(descriptor, json.dumps(_get_pid_and_host()).encode())
-                return descriptor
-            with open(descriptor, "rb") as file:
-                progress, (pid, host) = (
-                    os.fstat(descriptor).st_mtime_ns,
-                    _read_holder(file),
-                )
-            if progress != seen:
-                deadline, seen = time.monotonic() + self.timeout_s, progress
-            elif time.monotonic() >= deadline:
-                raise AssetLockTimeoutError(name, self.timeout_s, pid, host)
-            time.sleep(_LOCK_POLL_S)
 
     @contextmanager
     def staging(self, name: str, version: object, content: object) -> Iterator[str]:
@@ -3608,21 +3636,27 @@ class _Cache:
         return found == paths and len(right) == len(pieces)
 
     def mark(
-        self, path: str, marker: str, manifest: Manifest, folder: str, job: _Job
+        self,
+        path: str,
+        data: str,
+        marker: str,
+        manifest: Manifest,
+        folder: str,
+        job: _Job,
     ) -> None:
-        """Write the marker of what lies at a path, by way of a staging folder.
+        """Write the marker of a copy whose data lies there, by way of a staging folder.
 
         Both are on the disk then: a power cut leaves no marker of what is not whole.
         """
-        _sync_tree(path, job)
-        staged, data = os.path.join(folder, "marker"), manifest.to_json()
-        if not _is_readable(data):
+        _sync_tree(data, job)
+        origin = {"store": self.store, "name": self._get_name(path)}
+        document = {**manifest.document, _COPY_OF: origin}
+        if not _is_readable(json.dumps(document).encode()):
             # the digests that modelkit's manifest lacked have made it too large to read
-            document = {**manifest.document}
             document.pop("files", None)
-            data = json.dumps(document).encode()
+        staged = os.path.join(folder, "marker")
         with open(staged, "wb") as file:
-            file.write(data)
+            file.write(json.dumps(document).encode())
             _sync(file)
         os.replace(staged, marker)
         _sync_folder(os.path.dirname(marker))
@@ -3644,7 +3678,7 @@ class _Cache:
         elif self.look_up(path) in ("unmarked", "damaged"):
             with suppress(FileNotFoundError):  # where another process did it
                 os.rename(path, old)  # or the marker would pass it off as whole
-        self.mark(data, marker, manifest, folder, job)  # 6
+        self.mark(path, data, marker, manifest, folder, job)  # 6
         return _swap_in(data, path, old)  # 7
 
 
@@ -3692,6 +3726,14 @@ def _is_marked(path: str) -> bool:
     return os.path.exists(_find_marker(path))
 
 
+def _read_origin(manifest: Manifest | None) -> tuple[str, str] | None:
+    """Return the store and the asset that a copy is from, as its marker says."""
+    origin = manifest.document.get(_COPY_OF) if manifest else None
+    if not isinstance(origin, dict):
+        return None
+    return str(origin.get("store", "")), str(origin.get("name", ""))
+
+
 def _has_part(manifest: Manifest | None, part: str) -> bool:
     """Tell whether a copy of parts has one, all of it.
 
@@ -3719,6 +3761,17 @@ def _get_size(path: str) -> object:
     return "nothing"
 
 
+def _name_lock(name: str) -> str:
+    """Return where an asset's lock lies, as modelkit has it, below `.cache`.
+
+    The lock of `a.lock/b` needs a folder where `a` has its own. No name has a ~.
+    """
+    *above, last = name.split("/")
+    ours = re.compile(r"(?:.*\.lock|CACHEDIR\.TAG|staging)", re.IGNORECASE)
+    folders = [f"{one}~" if ours.fullmatch(one) else one for one in above]
+    return "/".join([*folders, f"{last}.lock"])
+
+
 def _write_cache_tag(folder: str) -> None:
     # tells backup programs to pass it over: https://bford.info/cachedir/
     path = os.path.join(folder, "CACHEDIR.TAG")
@@ -3730,6 +3783,31 @@ def _write_cache_tag(folder: str) -> None:
             return
     with open(path, "w") as file:
         file.write(text)
+
+
+def _wait_for_lock(path: str, name: str, timeout_s: float) -> int:
+    """Return the lock, once it is ours; see `_Cache.lock`."""
+    deadline, seen = 0.0, -1
+    while True:
+        descriptor = os.open(path, _LOCK_FLAGS, 0o666)
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise OSError(errno.EINVAL, "the lock is not a plain file", path)
+        if _try_lock(descriptor, path):
+            with suppress(OSError):  # on a full disk, nobody is told who holds it
+                os.ftruncate(descriptor, 0)
+                os.write(descriptor, json.dumps(_get_pid_and_host()).encode())
+            return descriptor
+        with open(descriptor, "rb") as file:
+            progress, (pid, host) = (
+                os.fstat(descriptor).st_mtime_ns,
+                _read_holder(file),
+            )
+        if progress != seen:
+            deadline, seen = time.monotonic() + timeout_s, progress
+        elif time.monotonic() >= deadline:
+            raise AssetLockTimeoutError(name, timeout_s, pid, host)
+        time.sleep(_LOCK_POLL_S)
 
 
 def _try_lock(descriptor: int, path: str) -> bool:
@@ -3962,7 +4040,7 @@ class _Miss:
         if self._cache.is_right(path, manifest, job):
             with suppress(FileNotFoundError):  # where another process took it away
                 marker = _get_marker_path(path, manifest.is_directory)
-                self._cache.mark(path, marker, manifest, folder, job)
+                self._cache.mark(path, path, marker, manifest, folder, job)
                 return True
         return False
 
@@ -4009,6 +4087,8 @@ class AssetsManager:
         self.storage_provider = storage_provider
         if storage_provider:
             _check_apart(self.assets_dir, storage_provider)
+            prefix = storage_provider.prefix
+            self._cache.store = storage_provider.driver.get_object_uri(prefix)
 
     def fetch_asset(
         self,
@@ -4072,6 +4152,7 @@ class AssetsManager:
             raise AssetDoesNotExistError(spec.name, spec.version, hint)
         self._cache.require_inside(path)
         manifest = _find_manifest(path)
+        self._cache.check_origin(path, manifest)
         if not (manifest or self.storage_provider is None):
             manifest = self._read_manifest(spec)
         manifest = manifest and manifest.get_part(part)
@@ -4451,7 +4532,6 @@ _EXIT_CODES = """exit codes: 0 done, 1 failed or declined, 2 bad usage or config
 3 no such asset or version, 4 access refused, 5 store unreachable, 6 content does not
 match its digest, 130 interrupted, 143 terminated"""
 _SCHEMES = {"s3": "s3", "gs": "gcs", "az": "az"}  # of URLs, and their providers
-_MOST_OBJECTS = 10_000  # are looked through for what a misspelt name may mean
 
 
 class _Command(NamedTuple):
@@ -4825,8 +4905,11 @@ def _suggesting(manager: AssetsManager) -> Iterator[None]:
         from difflib import get_close_matches
 
         about, names = vars(error), list[str]()
-        with suppress(ModelkitAssetsError, OSError, ValueError):
-            names = _find_names(manager)
+        if manager.storage_provider is None:
+            names = [name for name, _ in manager._cache.iterate_copies()]
+        else:
+            with suppress(ModelkitAssetsError):  # it is but a hint
+                names = manager.storage_provider._peek_names()
         # one that is known lacks a version, or a part
         is_known = about["name"] in names or "[" in about["name"]
         near = [] if is_known else get_close_matches(about["name"], names, cutoff=0.5)
@@ -4835,20 +4918,6 @@ def _suggesting(manager: AssetsManager) -> Iterator[None]:
         hint = about.get("hint", "it is not in the assets dir")
         hint += f"; is it {' or '.join(map(repr, near))}?"
         raise AssetDoesNotExistError(about["name"], about["version"], hint) from error
-
-
-def _find_names(manager: AssetsManager) -> list[str]:
-    """Return the names of assets, of the first of the store's objects.
-
-    These are hints: a failure is not tried again, and as the driver raises it.
-    """
-    from itertools import islice
-
-    if (provider := manager.storage_provider) is None:
-        return [name for name, _ in manager._cache.iterate_copies()]
-    objects = provider.driver.iterate_objects(provider.prefix)
-    names = (one[0] for one in islice(objects, _MOST_OBJECTS))
-    return _find_asset_names(names, provider.prefix)
 
 
 @_command("nlp/bert:1", f"SPEC --assets-dir {_STORE}")
@@ -4863,6 +4932,8 @@ def _run_info(options: argparse.Namespace) -> int:
     if provider := manager.storage_provider:
         object_name = provider.get_object_name(spec.name, str(spec.version))
         document["uri"] = provider.driver.get_object_uri(object_name)
+    if path and (origin := _read_origin(manifest)):
+        document["copied_from"] = origin[0]
     lines = [f"{key}: {value or 'not cached'}" for key, value in document.items()]
     document["manifest"] = manifest and manifest.document
     for key in ("push_date", "pushed_by"):
@@ -5032,10 +5103,10 @@ def _check_reading(provider: StorageProvider) -> str:
     where = provider.driver.get_object_uri(provider.prefix)
 
     def ask(driver: _RetryingDriver) -> str:
-        first = driver.find_first(provider.prefix)
-        if first:
+        found = "is empty"
+        for first in driver.find_first(provider.prefix, 1):
             next(driver.iterate_bytes(first, 0, 1), None)
-        found = f"{first!r} read" if first else "is empty"
+            found = f"{first!r} read"
         return f"{where} can be listed, and {found}"
 
     return provider._start_job().run(ask, [provider._connect()])[0]

@@ -399,12 +399,19 @@ def _local_path(root: str, part: str) -> str:
     return os.path.join(root, *part.split("/")) if part else root
 
 
-def _is_inside(path: str, root: str) -> bool:
-    """Tell whether a path below a folder stays there when its links are followed."""
+def _is_inside(path: str, root: str, plain: set[str] | None = None) -> bool:
+    """Tell whether a path below a folder stays there when its links are followed.
+
+    plain: what was seen to be no link, nor behind one, which is not looked at again;
+    of 20,000 files in one folder this takes half of the time.
+    """
+    plain = set() if plain is None else plain
     step, has_links = path, os.name == "nt"  # whose junctions only realpath knows
-    while len(step) > len(root):
+    while len(step) > len(root) and step not in plain:
         has_links = has_links or os.path.islink(step)
         step = os.path.dirname(step)
+    if not has_links:
+        plain.add(os.path.dirname(path))
     return not has_links or _resolve(path).startswith(_resolve(root))
 
 
@@ -3465,10 +3472,11 @@ class _Cache:
         except (OSError, AssetIntegrityError):
             return False
         self.check_origin(path, manifest)
+        plain = set[str]()
         for file in manifest.files if manifest else ():
             if _is_below(file.path, part):
                 target = _local_path(path, file.path)
-                self.require_inside(target)
+                self.require_inside(target, plain)
                 got = _get_size(target)
                 if got != file.size and (file.size is not None or isinstance(got, str)):
                     raise AssetIntegrityError(target, f"{file.size} bytes", got)
@@ -3502,9 +3510,9 @@ class _Cache:
             variable = "MODELKIT_ASSETS_DIR"
             raise FolderDoesNotExistError("assets dir", self.assets_dir, variable)
 
-    def require_inside(self, path: str) -> None:
+    def require_inside(self, path: str, plain: set[str] | None = None) -> None:
         """Raise AssetIntegrityError where a link leads a path out of the assets dir."""
-        if not _is_inside(path, self.assets_dir):
+        if not _is_inside(path, self.assets_dir, plain):
             within = f"something below {self.assets_dir!r}"
             raise AssetIntegrityError(path, within, "a link to elsewhere: remove it")
 
@@ -3561,10 +3569,11 @@ class _Cache:
 
     def find_files(self, path: str, manifest: Manifest) -> dict[str, str]:
         """Return where those of a manifest's files lie in a copy that are there."""
-        found = {}
+        found, plain = {}, set[str]()
         for file in manifest.files:
             target = _local_path(path, file.path)
-            if _get_size(target) == file.size and _is_inside(target, self.assets_dir):
+            is_there = _get_size(target) == file.size
+            if is_there and _is_inside(target, self.assets_dir, plain):
                 found[file.path] = target
         return found
 

@@ -35,11 +35,11 @@ class Guarantee(NamedTuple):
 GUARANTEES = (
     Guarantee(
         "the order of marker and rename, of a file",
-        "        self.mark(data, marker, manifest, folder, job)  # 6\n"
+        "        self.mark(path, data, marker, manifest, folder, job)  # 6\n"
         "        return _swap_in(data, path, old)  # 7",
         "        before = _swap_in(data, path, old)  # 7\n"
         "        if not manifest.is_directory:\n"
-        "            self.mark(data, marker, manifest, folder, job)  # 6\n"
+        "            self.mark(path, data, marker, manifest, folder, job)  # 6\n"
         "        return before",
         (
             "tests/guarantees/test_crashes.py",
@@ -219,6 +219,36 @@ GUARANTEES = (
         "        elif waited > _SILENCE_S:\n",
         "        elif False:\n",
         ("tests/guarantees/test_stalls.py", "-k", "goes_on and trickle and s3"),
+    ),
+    Guarantee(
+        "what trickles in is given up",
+        "        if left <= 0:\n            about = ",
+        "        if False:\n            about = ",
+        ("tests/guarantees/test_stalls.py", "-k", "trickles_in and s3 and drip-read"),
+    ),
+    Guarantee(
+        "an asset whose name differs in case alone is refused",
+        "if _fold(other) == _fold(name) and other != name:",
+        "if False:",
+        ("tests/cache/test_names.py", "-k", "differs_in_case_alone"),
+    ),
+    Guarantee(
+        "one asset is not served for another",
+        "if name != own and _fold(name) == _fold(own):",
+        "if False:",
+        ("tests/cache/test_names.py", "-k", "served_for_another"),
+    ),
+    Guarantee(
+        "two files that the disk takes for one are an error",
+        "if manifest.is_directory and there < len(manifest.files):",
+        "if False:",
+        ("tests/cache/test_names.py", "-k", "disk_takes_for_one"),
+    ),
+    Guarantee(
+        "no asset is in the way of ours in the cache",
+        'f"{one}~" if ours.fullmatch(one) else one for',
+        "one for",
+        ("tests/cache/test_names.py", "-k", "in_the_way"),
     ),
     Guarantee(
         "only marked copies are deleted",

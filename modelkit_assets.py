@@ -201,9 +201,10 @@ class UnknownDriverError(StorageDriverError, ValueError):
     exit_code = 2
     _text = (
         "unknown storage provider {provider!r} (MODELKIT_STORAGE_PROVIDER): there are "
-        "{known}; another one is a file drivers/NAME.py"
+        "{known}; to add one, copy its driver to {path!r}: those of s3, gcs, az and "
+        "http lie beside the original modelkit_assets.py"
     )
-    _facts = {"provider": "", "known": ()}
+    _facts = {"provider": "", "known": (), "path": "drivers/NAME.py"}
 
 
 class DriverNotInstalledError(StorageDriverError, ImportError):
@@ -342,8 +343,8 @@ class MajorVersionDoesNotExistError(InvalidVersionError):
     """No version has that major number."""
 
     exit_code = 3
-    _text = "no version {version!r} exists, the major versions are: {majors}"
-    _facts = {"version": "", "majors": ()}
+    _text = "no version {asset!r} exists, the major versions are: {majors}"
+    _facts = {"version": "", "majors": (), "name": ""}
 
 
 def _shorten(value: object) -> str:
@@ -652,6 +653,8 @@ class SimpleDateAssetsVersioningSystem(AssetsVersioningSystem):
         import calendar
 
         now, latest = cls.get_initial_version(), max(version_list or [""])
+        if params and params.get("bump_major"):
+            raise InvalidVersionError(latest, "a date has no major version to bump")
         if now > latest:
             return now
         # published in this very second, or by a machine whose clock is ahead
@@ -670,6 +673,10 @@ _VERSIONING_SYSTEMS: dict[str, type[AssetsVersioningSystem]] = {
 }
 
 
+# which every system must define itself
+_OWN_METHODS = ("get_initial_version", "check_version_valid", "increment_version")
+
+
 def _find_versioning_system(
     versioning: Versioning,
 ) -> type[AssetsVersioningSystem] | None:
@@ -684,11 +691,15 @@ def _find_versioning_system(
     module, _, name = chosen.partition(":")
     try:
         system = getattr(import_module(module), name)
-        for method in vars(AssetsVersioningSystem):
-            if method[0] != "_" and method != "is_version_valid":
-                getattr(system, method)
     except (ImportError, AttributeError, ValueError, SyntaxError) as error:
         raise UnknownAssetsVersioningSystemError(chosen, error) from error
+    for method, inherited in vars(AssetsVersioningSystem).items():
+        own = getattr(system, method, None)
+        is_base = getattr(own, "__func__", None) is getattr(inherited, "__func__", 0)
+        is_missing = own is None and method != "is_version_valid"
+        if method[0] != "_" and (is_missing or is_base and method in _OWN_METHODS):
+            reason = f"the class has no {method}"
+            raise UnknownAssetsVersioningSystemError(chosen, reason)
     found: type[AssetsVersioningSystem] = system
     return found
 
@@ -759,7 +770,8 @@ class AssetSpec:
     def from_string(cls, text: str, versioning: Versioning = None) -> AssetSpec:
         """Parse a spec, in time linear in its length; InvalidAssetSpecError if none."""
         if not isinstance(text, str):
-            raise InvalidAssetSpecError(text)
+            reason = f"a spec is a str or an AssetSpec, not a {type(text).__name__}"
+            raise InvalidAssetSpecError(text, reason)
         system = _find_versioning_system(versioning)
         parse: Any = _parse_spec  # whose cache takes no subclass for hashable
         spec: AssetSpec = parse(cls, text, system)
@@ -880,11 +892,33 @@ def _choose_version(spec: AssetSpec, versions: Sequence[str]) -> str:
     system = spec._versioning_among(versions)
     ordered = system.sort_versions(one for one in versions if _is_version(one, system))
     if not ordered:
-        reason = f"listed for {spec.name!r}, but {system.__name__} has no such form"
-        raise InvalidVersionError(versions[0], f"it is {reason}")
+        raise _make_other_system_error(spec, versions, system)
     if spec.version and spec.version not in ordered:
-        return system.get_latest_partial_version(spec.version, ordered)
+        return _get_latest_of_major(spec, system, ordered)
     return spec.version or ordered[0]
+
+
+def _get_latest_of_major(
+    spec: AssetSpec, system: type[AssetsVersioningSystem], versions: list[str]
+) -> str:
+    try:
+        return system.get_latest_partial_version(str(spec.version), versions)
+    except MajorVersionDoesNotExistError as error:  # which knows no asset
+        majors = vars(error)["majors"]
+        named = MajorVersionDoesNotExistError(spec.version, majors, spec.name)
+        raise named from None
+
+
+def _make_other_system_error(
+    spec: AssetSpec, versions: Sequence[str], system: type[AssetsVersioningSystem]
+) -> InvalidVersionError:
+    names = {one: name for name, one in _VERSIONING_SYSTEMS.items()}
+    kind = "other"
+    with suppress(InvalidVersionError):
+        kind = names[_infer_versioning_system(versions)]
+    reason = f"{spec.name!r} has {kind} versions, as {versions[0]!r}, and not those of "
+    reason += names.get(system, system.__name__)
+    return InvalidVersionError(spec.version or versions[0], reason)
 
 
 def _choose_next_version(
@@ -895,14 +929,17 @@ def _choose_next_version(
     A complete version in the spec is that version; a partial one names the major.
     """
     system = spec._versioning_among(taken)
-    for version in taken:  # of another system, they could never be put in order
-        system.check_version_valid(version)
+    # of another system, they could never be put in order
+    if not all(_is_valid(version, system) for version in taken):
+        raise _make_other_system_error(spec, taken, system)
     if spec.version and spec.is_version_complete():
         return spec.version
     if spec.version and not taken:
-        raise MajorVersionDoesNotExistError(spec.version)
+        raise MajorVersionDoesNotExistError(spec.version, name=spec.name)
     if not taken:
         return system.get_initial_version()
+    if spec.version:
+        _get_latest_of_major(spec, system, list(taken))
     params = {"bump_major": bump_major, "major": spec.version}
     version = system.increment_version(system.sort_versions(taken), params)
     AssetSpec.check_version_valid(version)
@@ -1664,7 +1701,9 @@ def _load_driver(provider: str) -> type[StorageDriver]:
     if module is None:
         files = _find_driver_files()
         if provider not in files:
-            raise UnknownDriverError(provider, sorted(["local", *files]))
+            here = os.path.dirname(os.path.abspath(__file__))
+            path = os.path.join(here, "drivers", f"{provider}.py")
+            raise UnknownDriverError(provider, sorted(["local", *files]), path)
         module = _load_module(module_name, files[provider])
     driver: type[StorageDriver] = module.Driver
     return driver
@@ -2533,6 +2572,9 @@ class _StoreReader:
         versioning: Versioning = None,
         **driver_settings: Any,
     ) -> None:
+        if isinstance(timeout_s, str):
+            hint = " (timeout_s; the provider and its bucket are keywords)"
+            timeout_s = _read_number(timeout_s, "MODELKIT_STORAGE_TIMEOUT_S" + hint)
         settings = _Settings.resolve(
             storage_timeout_s=timeout_s,
             storage_prefix=prefix,
@@ -4076,6 +4118,10 @@ class AssetsManager:
         on_progress: OnProgress | None = None,
         versioning: Versioning = None,
     ) -> None:
+        if isinstance(storage_provider, str):
+            text = f"storage_provider is a StorageProvider, not {storage_provider!r}: "
+            text += f"StorageProvider(provider={storage_provider!r}, bucket=...)"
+            raise ConfigurationError(text)
         given = storage_provider  # whose own settings beat variables, wrong ones too
         settings = _Settings.resolve(
             storage_prefix=given and given.prefix,
@@ -4114,10 +4160,11 @@ class AssetsManager:
         - what is returned is whole, and had the right digests when it was downloaded
         - AssetDoesNotExistError or LocalAssetDoesNotExistError where there is none
         """
+        has_store = self.storage_provider is not None
         try:
             pinned = self.resolve(spec)
         except (AssetDoesNotExistError, InvalidAssetSpecError) as error:
-            path = self._find_existing_path(str(spec))
+            path = _find_existing_path(str(spec), self.assets_dir, has_store)
             if path is None or isinstance(error, InvalidVersionError):
                 raise
             info = {"path": path, "version": None, "from_cache": True}
@@ -4314,30 +4361,6 @@ class AssetsManager:
             hint = f"the latest are {versions}"
             raise AssetDoesNotExistError(spec.name, spec.version, hint) from error
 
-    def _find_existing_path(self, text: str) -> str | None:
-        """Return the file or folder that a version-less text is the path of, if any.
-
-        It lies below the assets dir, or the path is absolute, or, without a store, it
-        lies below the current folder. What holds versions is an asset, and no path.
-        """
-        has_version = ":" in text.partition("[")[0] and not os.path.isabs(text)
-        if has_version or "\0" in text:
-            return None
-        candidates: list[str] = [text] if os.path.isabs(text) else []
-        roots = [self.assets_dir] + [os.getcwd()] * (self.storage_provider is None)
-        if _is_contained(text):
-            candidates += [_local_path(root, text) for root in roots]
-        base, _, part = text[:-1].partition("[")
-        if text[-1:] == "]" and _is_contained(part.strip("/")):
-            folder = self._find_existing_path(base)
-            candidates += [_local_path(folder, part.strip("/"))] if folder else []
-        root = os.path.join(self.assets_dir, "")
-        for path in candidates:
-            is_allowed = not path.startswith(root) or _is_inside(path, self.assets_dir)
-            if is_allowed and os.path.exists(path) and not _is_of_asset(path):
-                return path
-        return None
-
     def _make_local_error(self, spec: AssetSpec) -> LocalAssetDoesNotExistError:
         versions = self._list_versions(self._cache.make_spec(spec.name))
         return LocalAssetDoesNotExistError(spec.name, spec.version, versions)
@@ -4370,6 +4393,31 @@ def _identify(path: str) -> tuple[int, ...] | None:
         status = os.stat(path)
         # an inode that was freed comes again
         return status.st_dev, status.st_ino, status.st_mtime_ns
+    return None
+
+
+def _find_existing_path(text: str, assets_dir: str, has_store: bool) -> str | None:
+    """Return the file or folder that a version-less text is the path of, if any.
+
+    It lies below the assets dir, or the path is absolute, or, without a store, it
+    lies below the current folder. What holds versions is an asset, and no path.
+    """
+    has_version = ":" in text.partition("[")[0] and not os.path.isabs(text)
+    if has_version or "\0" in text:
+        return None
+    candidates: list[str] = [text] if os.path.isabs(text) else []
+    roots = [assets_dir] + [os.getcwd()] * (not has_store)
+    if _is_contained(text):
+        candidates += [_local_path(root, text) for root in roots]
+    base, _, part = text[:-1].partition("[")
+    if text[-1:] == "]" and _is_contained(part.strip("/")):
+        folder = _find_existing_path(base, assets_dir, has_store)
+        candidates += [_local_path(folder, part.strip("/"))] if folder else []
+    root = os.path.join(assets_dir, "")
+    for path in candidates:
+        is_allowed = not path.startswith(root) or _is_inside(path, assets_dir)
+        if is_allowed and os.path.exists(path) and not _is_of_asset(path):
+            return path
     return None
 
 

@@ -1261,6 +1261,7 @@ class StorageDriver(Protocol):
     - FileNotFoundError: absent; FileExistsError: the condition failed
     - PermissionError: refused; ValueError: the settings are wrong
     - ConnectionError, TimeoutError: worth retrying, short and stalled bodies among them
+    - ConnectionRefusedError: likewise, where no connection could be made at all
     - NotImplementedError: this store cannot do that; ImportError: there is no SDK
 
     package     what pip installs; `""` for nothing
@@ -1802,6 +1803,7 @@ _REQUEST = 16 << 20  # bytes; small pieces that lie side by side come in one req
 _GAP = 64 << 10  # bytes that may be read in vain between two of them
 _FIRST_DELAY_S, _MAX_DELAY_S = 0.1, 10.0  # back-off between attempts
 _SILENCE_S = 30.0  # a request in which so long nothing moves fails, and is tried again
+_CONNECT_S = 15.0  # for a store that has never answered, and refuses a connection
 _LATE_S = 5.0  # after all time-outs, what still hangs is left behind
 _STALL_BYTES = 16 << 10  # likewise a body of which so long fewer have come
 _SYNC_THREADS = 16
@@ -1963,8 +1965,8 @@ class _Job:
 class _Backoff:
     """The pauses between attempts, which double, with full jitter, until time is up."""
 
-    def __init__(self, timeout_s: float, wait: Callable[[float], None]) -> None:
-        self._timeout_s, self._wait = timeout_s, wait
+    def __init__(self, wait: Callable[[float], None]) -> None:
+        self._wait = wait
         self.reset()
 
     def reset(self) -> None:
@@ -1972,16 +1974,18 @@ class _Backoff:
         self._failing_since, self._delay = 0.0, _FIRST_DELAY_S
         self._tried_at = time.monotonic()
 
-    def pause(self, name: str, error: Exception) -> None:
+    def pause(
+        self, name: str, error: Exception, limit_s: float, hint: str = ""
+    ) -> None:
         """Wait for the next attempt; StorageUnavailableError where time is up."""
         now = time.monotonic()
         # an attempt may have been silent for so long, or moved bytes until just now
         since = max(self._tried_at, now - _SILENCE_S)
         self._failing_since = self._failing_since or since
         pause = _get_random() * self._delay
-        if now + pause > self._failing_since + self._timeout_s:
+        if now + pause > self._failing_since + limit_s:
             waited = now - self._failing_since
-            raise StorageUnavailableError(name, waited, error) from error
+            raise StorageUnavailableError(name, waited, f"{error}{hint}") from error
         # told to whoever waits, once it takes seconds
         log = _logger().warning if self._delay > 2 else _logger().info
         log("trying %r again in %.1f s: %s", name, pause, error)
@@ -1999,6 +2003,12 @@ def _forget_cause(error: Exception) -> None:
 _DRIVER_ERRORS = (OSError, ValueError, ImportError, NotImplementedError)
 
 
+class _Contact:
+    """Whether a store has ever answered; shared by all who ask it."""
+
+    is_made = False
+
+
 class _RetryingDriver:
     """A driver that tries again what fails for a moment, and raises our own errors.
 
@@ -2007,9 +2017,14 @@ class _RetryingDriver:
     """
 
     def __init__(
-        self, driver: StorageDriver, timeout_s: float, wait: Callable[[float], None]
+        self,
+        driver: StorageDriver,
+        timeout_s: float,
+        wait: Callable[[float], None],
+        contact: _Contact | None = None,
     ) -> None:
         self._driver, self._timeout_s, self._wait = driver, timeout_s, wait
+        self._contact = contact or _Contact()
 
     @property
     def patience_s(self) -> float:
@@ -2038,13 +2053,14 @@ class _RetryingDriver:
         self, name: str, start: int, length: int | None, if_match: str | None = None
     ) -> Generator[Buffer, None, None]:
         """Yield an object's bytes, going on where they broke off."""
-        backoff, came, broke_at = _Backoff(self._timeout_s, self._wait), 0, 0
+        backoff, came, broke_at = _Backoff(self._wait), 0, 0
         while True:
             left = None if length is None else length - came
             read = self._driver.iterate_bytes
             try:
                 with closing(read(name, start + came, left, if_match)) as chunks:
                     for data in _watch(chunks):
+                        self._contact.is_made = True
                         came += len(data)
                         yield data
                 break
@@ -2110,10 +2126,12 @@ class _RetryingDriver:
 
     def _retry(self, name: str, attempt: Callable[[], T]) -> T:
         """Return attempt(), repeated after transient failures."""
-        backoff = _Backoff(self._timeout_s, self._wait)
+        backoff = _Backoff(self._wait)
         while True:
             try:
-                return attempt()
+                result = attempt()
+                self._contact.is_made = True
+                return result
             except _DRIVER_ERRORS as error:
                 self._handle(error, name, backoff)
 
@@ -2122,8 +2140,20 @@ class _RetryingDriver:
         _forget_cause(error)
         if isinstance(error, (ModelkitAssetsError, FileExistsError)):
             raise error
+        if isinstance(error, ConnectionRefusedError) and not self._contact.is_made:
+            addresses = [
+                variable
+                for variable, (keyword, _) in self._driver.variables.items()
+                if keyword.endswith(("_url", "connection_string"))
+            ]
+            hint = (
+                f"; check {' or '.join(addresses) or 'the network'}, and see `doctor`"
+            )
+            backoff.pause(name, error, min(self._timeout_s, _CONNECT_S), hint)
+            return
+        self._contact.is_made = True
         if isinstance(error, (ConnectionError, TimeoutError)):
-            backoff.pause(name, error)
+            backoff.pause(name, error, self._timeout_s)
             return
         bucket, ours = self._driver.bucket, StorageDriverError(f"{name!r}: {error}")
         if isinstance(error, ImportError):
@@ -2603,6 +2633,7 @@ class _StoreReader:
             _forget_cause(error)
             raise ConfigurationError(str(error)) from error
         self.workers = settings.storage_workers or self.driver.workers
+        self._contact = _Contact()
         self.driver.timeout_s = max(1.0, min(_SILENCE_S, self.timeout))
 
     def get_object_name(self, name: str, version: str) -> str:
@@ -2685,7 +2716,7 @@ class _StoreReader:
     def _connect(self, job: _Job | None = None) -> _RetryingDriver:
         """Return the driver, wrapped once; it stops with the job, if there is one."""
         wait = job.wait if job else time.sleep
-        return _RetryingDriver(self.driver, self.timeout, wait)
+        return _RetryingDriver(self.driver, self.timeout, wait, self._contact)
 
     def _read_versions(self, name: str) -> tuple[dict[str, Any], str]:
         """Return an asset's `.versions` object and its etag."""

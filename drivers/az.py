@@ -35,7 +35,11 @@ _ERRORS["InvalidBlockList"] = ConnectionError  # it was committed, and the answe
 @contextmanager
 def _builtin_errors(ignore: int = 0) -> Iterator[None]:
     """Raise the contract's built-in exceptions in place of the SDK's."""
-    from azure.core.exceptions import AzureError, ClientAuthenticationError
+    from azure.core.exceptions import (
+        AzureError,
+        ClientAuthenticationError,
+        ServiceRequestError,
+    )
     from requests.exceptions import RequestException
     from urllib3.exceptions import HTTPError  # a raw body's, which nobody wraps
 
@@ -53,6 +57,8 @@ def _builtin_errors(ignore: int = 0) -> Iterator[None]:
         text = re.sub(r"\?[^\s'\"]*", "", str(error).partition("\n")[0])
         if isinstance(error, ClientAuthenticationError) and not status:
             kind = ValueError  # without credentials, nobody was asked
+        if isinstance(error, ServiceRequestError):  # nothing could be sent
+            kind = ConnectionRefusedError
         if kind is ValueError:
             text += f": check MODELKIT_STORAGE_BUCKET, {_STRING} and {_URL}"
         raise kind(f"{status or ''} {code} {text}".strip()) from None

@@ -20,6 +20,7 @@ _CHUNK = 1 << 18  # bytes yielded at a time
 _SMALL = 64 << 20  # what is larger is not read at once
 _PART = 8 << 20  # larger files go up in parts of this size, each held in memory
 _VARIABLE = "GOOGLE_APPLICATION_CREDENTIALS"
+_REFUSED = "NewConnection|NameResolution|ConnectTimeout|SSLError"
 _Etag = Optional[str]
 _Length = Optional[int]
 _Advance = Callable[[int], Any]
@@ -49,7 +50,9 @@ def _builtin_errors(ignore: int = 0) -> Iterator[None]:
             kind, text = ValueError, f"{text}: check MODELKIT_STORAGE_BUCKET"
         raise kind(text) from error
     except (*broken, DataCorruption) as error:
-        raise ConnectionError(str(error)) from error
+        text = str(error)  # which names urllib3's errors, of whatever depth
+        kind = ConnectionRefusedError if re.search(_REFUSED, text) else ConnectionError
+        raise kind(text) from error
     except (auth.RefreshError, auth.InvalidOperation) as error:
         may_pass = getattr(error, "retryable", False)
         raise (ConnectionError if may_pass else PermissionError)(str(error)) from error

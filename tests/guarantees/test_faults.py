@@ -626,6 +626,32 @@ def test_a_store_that_gives_no_more_is_given_up_however_much_came_before(
     assert 50 <= sum(clock.waits) <= 60
 
 
+class Refusing(Failing):
+    """A driver that cannot connect, so many times before and after one answer."""
+
+    variables = {"S3_ENDPOINT": ("endpoint_url", False)}
+
+    def stat_object(self, name):
+        if self.sizes.pop(0):
+            raise ConnectionRefusedError("refused")
+        return 0, "etag"
+
+
+def test_a_store_that_never_answered_is_given_up_soon_and_one_that_did_is_not(
+    clock, monkeypatch
+):
+    monkeypatch.setattr(ma, "_get_random", lambda: 1.0)
+    driver = ma._RetryingDriver(Refusing(*[1] * 99), 300, clock.wait)
+    with pytest.raises(ma.StorageUnavailableError, match="check S3_ENDPOINT") as caught:
+        driver.stat_object("n")
+    assert caught.value.seconds <= ma._CONNECT_S
+    before = sum(clock.waits)
+    driver = ma._RetryingDriver(Refusing(1, 0, *[1] * 20, 0), 300, clock.wait)
+    for _ in range(2):
+        assert driver.stat_object("n") == (0, "etag")
+    assert sum(clock.waits) - before > 100
+
+
 # ------------------------------------------------------------------- secrets
 
 

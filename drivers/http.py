@@ -241,13 +241,9 @@ class Driver:
         with suppress(IndexError):  # when there is none, or another thread was faster
             while True:
                 connection = idle.pop()
-                connection.sock.settimeout(0)
-                try:
-                    connection.sock.recv(1)  # its end, or what nobody asked for
-                except OSError as error:
+                if _is_silent(connection.sock):
                     connection.sock.settimeout(self.timeout_s)
-                    if type(error).__name__ in ("BlockingIOError", "SSLWantReadError"):
-                        return connection
+                    return connection
                 connection.close()
         return None
 
@@ -274,6 +270,16 @@ class Driver:
             connection.connect()
         connection.sock.settimeout(timeout_s)
         return connection
+
+
+def _is_silent(sock: Any) -> bool:
+    """Tell whether nothing comes, neither the end nor what nobody asked for."""
+    sock.settimeout(0)
+    try:
+        sock.recv(1)
+    except OSError as error:
+        return type(error).__name__ in ("BlockingIOError", "SSLWantReadError")
+    return False
 
 
 def _split(url: str) -> tuple[_Origin, str]:
@@ -343,8 +349,7 @@ def _check_range(answer: Any, start: int, length: _Length) -> float:
     area = answer.headers.get("Content-Range", "")
     found = re.fullmatch(rf"bytes {start}-\d+/(\d+)", area)
     size = min(length or inf, int(found[1]) - start) if found else 0
-    is_wanted = size > 0 and (start or length)
-    if not is_wanted or answer.length not in (None, size):
+    if size <= 0 or answer.length not in (None, size):
         raise ConnectionError(f"a range from {start} on came as {area!r}")
     return size
 

@@ -15,6 +15,7 @@ import sys
 import traceback
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 
 import pytest
 from commands import BARE, fails, ok, run
@@ -160,10 +161,31 @@ def test_a_body_that_was_not_read_to_its_end_spoils_no_other(server):
     assert server.connections == 2
 
 
+def test_a_reader_that_leaves_ends_its_request(server):
+    """The server sees the connection end, long before all that it has to say."""
+    server.files["a"] = bytes(64 * MIB)
+    driver = make_driver(server.endpoint)
+    with closing(driver.iterate_bytes("a")) as chunks:
+        next(chunks)
+    assert server.hung_up.wait(10)
+
+
+def test_who_is_connected_has_the_time_that_the_core_sets(server):
+    """Not just what it takes to connect."""
+    server.files["a"] = b"data"
+    driver = make_driver(server.endpoint)
+    driver.timeout_s = 20
+    for _ in range(2):
+        driver.read_object("a")
+        ((connection,),) = driver._idle.values()
+        assert connection.sock.gettimeout() == 20
+
+
 @pytest.mark.parametrize("late", [b"", b"HTTP/1.1 200 OK\r\n\r\n"])
 def test_a_connection_that_the_server_has_ended_is_not_used_again(late):
     """Nor one on which something came that nobody asked for."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(10)
         driver = make_driver(f"http://127.0.0.1:{listener.getsockname()[1]}")
         with ThreadPoolExecutor(1) as pool:
             for data in (b"1", b"2"):
@@ -354,6 +376,16 @@ def test_bytes_from_elsewhere_are_refused(stub, answer):
         for chunk in make_driver(stub.endpoint).iterate_bytes("n", 3, 4):
             got.append(chunk)
     assert got == []
+
+
+@pytest.mark.parametrize("area", ["bytes 3-6/2", "bytes 4-7/10"])
+def test_bytes_from_elsewhere_are_refused_in_chunks_too(stub, area):
+    stub.script = in_turn(Answer(206, b"3456", {"Content-Range": area}, chunks=WELL))
+    with pytest.raises(ConnectionError):
+        collect(make_driver(stub.endpoint), "n", 3, 4)
+    right = {"Content-Range": "bytes 3-6/10"}
+    stub.script = in_turn(Answer(206, b"3456", right, chunks=WELL))
+    assert collect(make_driver(stub.endpoint), "n", 3, 4) == b"3456"
 
 
 @pytest.mark.parametrize("operation", ["read", "iterate"])

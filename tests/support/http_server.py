@@ -62,7 +62,7 @@ class FileServer:
 
     def __init__(self, host="127.0.0.1", context=None):
         self.files, self.requests, self.connections = {}, [], 0
-        self.script = lambda request: None
+        self.script, self.hung_up = lambda request: None, threading.Event()
         self._host, self._context = host, context
 
     def __enter__(self):
@@ -137,7 +137,11 @@ class _FileHandler(BaseHTTPRequestHandler):
                 self.send_header(name, str(value))
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(answer.body[: answer.cut])
+            try:
+                self.wfile.write(answer.body[: answer.cut])
+            except OSError:
+                self.owner.hung_up.set()
+                raise
         self.close_connection |= answer.cut is not None
 
     def log_message(self, *_):

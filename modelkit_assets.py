@@ -1331,7 +1331,10 @@ class StorageDriver(Protocol):
         """Copy an object within the store, only if the new one is absent."""
 
     def iterate_objects(self, prefix: str) -> Iterator[tuple[str, int, str]]:
-        """Yield names, sizes and etags below a prefix: `a` does not yield `ab/c`."""
+        """Yield names, sizes and etags below a prefix: `a` does not yield `ab/c`.
+
+        What is in a store that cannot be listed can be fetched all the same.
+        """
 
     def delete_object(self, name: str) -> None:
         """Delete an object, if it is there. For tests and probes only."""
@@ -3284,11 +3287,11 @@ class StorageProvider(_StoreReader):
     """The remote store: publishes versions, and reads what is published.
 
     An argument beats its environment variable, which beats the default: timeout_s
-    (seconds), prefix, force_download, provider (`s3`, `gcs`, `az`, `local`, or a driver
-    file's name), versioning, and the driver's own settings, `bucket` among them. client
-    is a ready SDK client for the driver. on_progress is called with a `Progress`
-    whenever bytes move, from the threads that move them, one at a time; what it raises
-    stops the work, and is raised. It is not pickled.
+    (seconds), prefix, force_download, provider (`s3`, `gcs`, `az`, `http`, `local`, or
+    a driver file's name), versioning, and the driver's own settings, `bucket` among
+    them. client is a ready SDK client for the driver. on_progress is called with a
+    `Progress` whenever bytes move, from the threads that move them, one at a time; what
+    it raises stops the work, and is raised. It is not pickled.
 
     - any number of publishers at once, and a crash at any point, lose and tear nothing
     - nothing in the store is ever deleted or replaced, but the list of versions

@@ -15,6 +15,8 @@ from typing import Any, Callable, NoReturn, Optional
 _CHUNK = 1 << 18  # bytes yielded at a time
 _SMALL = 64 << 20  # what is larger is not read at once
 _MOST_REDIRECTS = 5
+# encodings that are none; some S3-like stores keep the one that an upload came in
+_AS_STORED = ("", "identity", "aws-chunked")
 _VARIABLE = "MODELKIT_HTTP_AUTHORIZATION"
 # its scheme, host, port and the rest; what is before an @ fits nowhere
 _URL = r"(https?)://(\[[\da-f:.]+\]|[^][/?#@:\s\\]+)(?::(\d{1,5}))?([/?].*)?"
@@ -159,8 +161,8 @@ class Driver:
         for _ in range(_MOST_REDIRECTS + 1):
             answer = self._send(method, url, headers)
             if answer.status in (200, 206):
-                encoding = answer.headers.get("Content-Encoding", "identity").lower()
-                if encoding != "identity":
+                encoding = answer.headers.get("Content-Encoding", "").lower()
+                if encoding not in _AS_STORED:
                     answer.owner[1].close()
                     text = f"it came compressed ({encoding}), for which nobody asked"
                     raise OSError(f"{text}: let the server send what it stores")

@@ -262,7 +262,8 @@ class Driver:
             make = HTTPSConnection
             self._context = self._context or self._given or ssl.create_default_context()
             how["context"] = self._context
-        connection = make(*(via or (host, port)), **how)
+        at, port_there = via or (host, port)
+        connection = make(at.strip("[]"), port_there, **how)  # those of IPv6
         connection.base, connection.headers = "", {}
         if via and scheme == "https":
             connection.set_tunnel(host, port, headers)

@@ -129,6 +129,18 @@ def test_what_does_not_read_is_refused_before_anybody_is_asked(
 # ------------------------------------------------------------------- connections
 
 
+def test_an_address_of_ipv6_is_a_host_too():
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("there is no IPv6 here")
+    with FileServer("[::1]") as server:
+        server.files["a"] = b"data"
+        driver = make_driver(server.endpoint, authorization=SECRET)
+        assert driver.read_object("a")[0] == b"data"
+        assert server.requests[0].headers["host"] == f"[::1]:{server.port}"
+
+
 def test_one_connection_serves_all_that_one_thread_asks_for(server):
     server.files["a"] = b"0123456789"
     driver = make_driver(server.endpoint)

@@ -58,6 +58,7 @@ class FileServer:
 
     `requests` are all it was asked, and `connections` how many came. `script` is asked
     first: a function of a request that returns an `Answer`, or None for the file.
+    `hung_up` is set when a client is gone before it has its answer.
     """
 
     def __init__(self, host="127.0.0.1", context=None):
@@ -67,7 +68,8 @@ class FileServer:
 
     def __enter__(self):
         handler = type("Handler", (self.handler,), {"owner": self})
-        self._server = _ThreadingServer(("127.0.0.1", 0), handler)
+        make = _IPv6Server if self._host == "[::1]" else _ThreadingServer
+        self._server = make((make.address, 0), handler)
         self._server.owner, self._server.context = self, self._context
         self.port = self._server.server_port
         scheme = "https" if self._context else "http"
@@ -101,6 +103,7 @@ class FileServer:
 
 class _ThreadingServer(ThreadingHTTPServer):
     daemon_threads, block_on_close, request_queue_size = True, False, 128
+    address = "127.0.0.1"
 
     def process_request_thread(self, request, address):
         self.owner.connections += 1
@@ -114,6 +117,10 @@ class _ThreadingServer(ThreadingHTTPServer):
 
     def handle_error(self, request, address):
         """A client that hangs up in the middle is no news here."""
+
+
+class _IPv6Server(_ThreadingServer):
+    address, address_family = "::1", socket.AF_INET6
 
 
 class _FileHandler(BaseHTTPRequestHandler):

@@ -142,12 +142,8 @@ class Driver:
         _refuse()
 
     def get_object_uri(self, name: str) -> str:
-        """Return the object's URL."""
-        from urllib.parse import quote
-
-        # of the base URL, what is encoded already stays as it is
-        base = quote(self.bucket, safe="%/:@!$&'()*+,;=[]~")
-        return f"{base}/{quote(name, safe='/~')}"
+        """Return the object's URL, as people write it."""
+        return f"{self.bucket}/{name}"
 
     def __repr__(self) -> str:
         return f"<Driver {self.bucket!r}>"
@@ -157,7 +153,10 @@ class Driver:
 
     def _open(self, name: str, headers: dict[str, str], method: str = "GET") -> Any:
         """Return the answer that has an object's bytes, or 416 where they end."""
-        url = self.get_object_uri(name)
+        from urllib.parse import quote  # which a cached fetch has no need of
+
+        # of the base URL, what is encoded already stays as it is
+        url = quote(self.bucket, "%/:@!$&'()*+,;=[]~") + f"/{quote(name, '/~')}"
         for _ in range(_MOST_REDIRECTS + 1):
             answer = self._send(method, url, headers)
             if answer.status in (200, 206):

@@ -70,7 +70,7 @@ __all__ = [
     "ModelkitAssetsError", "StorageDriverError", "ConfigurationError",
     "DriverNotInstalledError", "FolderDoesNotExistError", "NoConfiguredProviderError",
     "ObjectDoesNotExistError", "StorageAccessError", "StorageUnavailableError",
-    "UnknownDriverError",
+    "UnknownDriverError", "UnsupportedOperationError",
     # errors about assets
     "AssetsManagerError", "AssetAlreadyExistsError", "AssetDoesNotExistError",
     "AssetIntegrityError", "AssetLockTimeoutError", "AssetsDirError",
@@ -213,6 +213,14 @@ class DriverNotInstalledError(StorageDriverError, ImportError):
     exit_code = 2
     _text = "{package} is not installed, or not whole: pip install {package} ({reason})"
     _facts = {"package": "", "reason": ""}
+
+
+class UnsupportedOperationError(StorageDriverError, NotImplementedError):
+    """The store cannot do that, as one that is only read cannot be written."""
+
+    exit_code = 2
+    _text = "{object_name!r}: {reason}"
+    _facts = {"object_name": "", "reason": ""}
 
 
 class NoConfiguredProviderError(StorageDriverError):
@@ -1324,7 +1332,10 @@ class StorageDriver(Protocol):
         """Copy an object within the store, only if the new one is absent."""
 
     def iterate_objects(self, prefix: str) -> Iterator[tuple[str, int, str]]:
-        """Yield names, sizes and etags below a prefix: `a` does not yield `ab/c`."""
+        """Yield names, sizes and etags below a prefix: `a` does not yield `ab/c`.
+
+        What is in a store that cannot be listed can be fetched all the same.
+        """
 
     def delete_object(self, name: str) -> None:
         """Delete an object, if it is there. For tests and probes only."""
@@ -2164,6 +2175,8 @@ class _RetryingDriver:
             ours = ObjectDoesNotExistError(self._driver, bucket, name)
         elif isinstance(error, PermissionError):
             ours = StorageAccessError(name, error)
+        elif isinstance(error, NotImplementedError):
+            ours = UnsupportedOperationError(name, error)
         raise ours from error
 
 
@@ -2768,14 +2781,14 @@ class _StoreReader:
         extended, sources: see `_Download`.
         """
         object_name, driver = self.get_object_name(name, version), self._connect(job)
-        manifest, etags = self._complete_sizes(object_name, manifest, driver)
+        manifest, etags = self._complete_sizes(object_name, manifest, driver, job)
         job.begin("downloading", f"{name}:{version}", manifest.files)
         pieces = _plan_pieces(object_name, manifest, etags)
         download = _Download(root, job, driver)
         return download.bring(pieces, manifest, extended or {}, sources or {})
 
     def _complete_sizes(
-        self, object_name: str, manifest: Manifest, driver: _RetryingDriver
+        self, object_name: str, manifest: Manifest, driver: _RetryingDriver, job: _Job
     ) -> tuple[Manifest, dict[str, str]]:
         """Return the manifest with the sizes that modelkit's lacks, and etags by path.
 
@@ -2783,14 +2796,20 @@ class _StoreReader:
         """
         if manifest.size is not None:
             return manifest, {}
+
+        def look_at(name: str) -> tuple[int, str]:
+            job.beat()
+            return driver.stat_object(name)
+
+        found, names = None, [_join_path(object_name, f.path) for f in manifest.files]
         if manifest.is_directory:
-            objects = driver.iterate_objects(object_name)
-            found = {name: (size, etag) for name, size, etag in objects}
-        else:
-            found = {object_name: driver.stat_object(object_name)}
+            with suppress(UnsupportedOperationError):  # it is only read, not listed
+                objects = driver.iterate_objects(object_name)
+                found = {name: (size, etag) for name, size, etag in objects}
+        if found is None:
+            found = dict(zip(names, job.run(look_at, names)))
         files, etags = [], {}
-        for file in manifest.files:
-            name = _join_path(object_name, file.path)
+        for file, name in zip(manifest.files, names):
             if name not in found:
                 raise ObjectDoesNotExistError(self.driver, self.driver.bucket, name)
             size, etags[file.path] = found[name]
@@ -3299,11 +3318,11 @@ class StorageProvider(_StoreReader):
     """The remote store: publishes versions, and reads what is published.
 
     An argument beats its environment variable, which beats the default: timeout_s
-    (seconds), prefix, force_download, provider (`s3`, `gcs`, `az`, `local`, or a driver
-    file's name), versioning, and the driver's own settings, `bucket` among them. client
-    is a ready SDK client for the driver. on_progress is called with a `Progress`
-    whenever bytes move, from the threads that move them, one at a time; what it raises
-    stops the work, and is raised. It is not pickled.
+    (seconds), prefix, force_download, provider (`s3`, `gcs`, `az`, `http`, `local`, or
+    a driver file's name), versioning, and the driver's own settings, `bucket` among
+    them. client is a ready SDK client for the driver. on_progress is called with a
+    `Progress` whenever bytes move, from the threads that move them, one at a time; what
+    it raises stops the work, and is raised. It is not pickled.
 
     - any number of publishers at once, and a crash at any point, lose and tear nothing
     - nothing in the store is ever deleted or replaced, but the list of versions
@@ -5159,7 +5178,8 @@ def _describe_settings(options: argparse.Namespace) -> Iterator[dict[str, str]]:
         )
         if variable == "MODELKIT_STORAGE_PROVIDER":
             provider = value or provider
-        yield {"setting": variable, "value": str(value or "-"), "from": source}
+        shown = re.sub("(?s)//.*@", "//***@", str(value or "-"))  # a URL's password
+        yield {"setting": variable, "value": shown, "from": source}
     with suppress(ModelkitAssetsError):
         for variable, (_, is_secret) in _load_driver(provider).variables.items():
             value = os.environ.get(variable)
@@ -5192,7 +5212,13 @@ def _check_reading(provider: StorageProvider) -> str:
 
     def ask(driver: _RetryingDriver) -> str:
         found = "is empty"
-        for first in driver.find_first(provider.prefix, 1):
+        try:
+            names = driver.find_first(provider.prefix, 1)
+        except UnsupportedOperationError:
+            with suppress(ObjectDoesNotExistError):  # which is an answer, too
+                driver.read_object(f"{provider.prefix}.versions")
+            return f"{where} is only read and not listed, and its server answers"
+        for first in names:
             next(driver.iterate_bytes(first, 0, 1), None)
             found = f"{first!r} read"
         return f"{where} can be listed, and {found}"
@@ -5295,11 +5321,12 @@ _ARGUMENTS = {
         "DIR", "folder of the local copies", "MODELKIT_ASSETS_DIR", "--assets-dir"
     ),
     "--provider": _setting(
-        *("NAME", "s3, gcs, az, local or another", "MODELKIT_STORAGE_PROVIDER"),
+        *("NAME", "s3, gcs, az, http, local or another", "MODELKIT_STORAGE_PROVIDER"),
         "--provider",
     ),
     "--bucket": _setting(
-        "BUCKET", "bucket, container or folder", "MODELKIT_STORAGE_BUCKET", "--bucket"
+        *("BUCKET", "bucket, container, URL or folder", "MODELKIT_STORAGE_BUCKET"),
+        "--bucket",
     ),
     "--prefix": _setting(
         *("PREFIX", "what object names begin with", "MODELKIT_STORAGE_PREFIX"),

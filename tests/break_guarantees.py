@@ -262,6 +262,27 @@ GUARANTEES = (
         "_remove_tree(waste) if os.path.isdir(waste) else os.unlink(waste)",
         ("tests/cache/test_removal.py", "-k", "killed_deletion and folder"),
     ),
+    Guarantee(
+        "http: the authorization goes to no other host",
+        "if self._authorization and origin == self._origin:",
+        "if self._authorization:",
+        ("tests/drivers/test_http.py", "-k", "other_host or another_host"),
+        "drivers/http.py",
+    ),
+    Guarantee(
+        "http: what came over TLS is not taken from elsewhere",
+        '    if (place[0], scheme) == ("https", "http"):\n',
+        "    if False:\n",
+        ("tests/drivers/test_http.py", "-k", "out_of_tls"),
+        "drivers/http.py",
+    ),
+    Guarantee(
+        "http: an object that has changed is noticed",
+        "        if if_match and etag.strip",
+        "        if not etag and etag.strip",
+        ("tests/drivers/test_http.py", "-k", "etag or meant"),
+        "drivers/http.py",
+    ),
 )
 
 

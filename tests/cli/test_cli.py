@@ -178,7 +178,7 @@ def test_pre_downloaded_mode_serves_what_is_there(tmp_path):
         (2, "No such file", ["new", "missing", "nlp/new", "--yes"]),
         (2, "--yes", ["new", "SOURCE", "nlp/new"]),
         (2, "--yes", ["update", "SOURCE", "nlp/bert"]),
-        (2, "gcs, local, s3", ["list", "--provider", "s4"]),
+        (2, "az, gcs, http, local, s3", ["list", "--provider", "s4"]),
         (2, "MODELKIT_STORAGE_PREFIX", ["list", "--prefix", "../x"]),
         (2, "unknown versioning", ["fetch", "nlp/bert", "--versioning", "no.such:One"]),
     ],

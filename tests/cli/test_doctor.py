@@ -140,7 +140,7 @@ SETTINGS = [
     ("provider", "MODELKIT_STORAGE_WORKERS", "0", "must be a whole number"),
     ("provider", "MODELKIT_STORAGE_FORCE_DOWNLOAD", "perhaps", "true or false"),
     ("provider", "MODELKIT_STORAGE_PREFIX", "../x", "must be a path below"),
-    ("provider", "MODELKIT_STORAGE_PROVIDER", "s9", "az, gcs, local, s3"),
+    ("provider", "MODELKIT_STORAGE_PROVIDER", "s9", "az, gcs, http, local, s3"),
     ("provider", "MODELKIT_STORAGE_BUCKET", "", "MODELKIT_STORAGE_BUCKET is not set"),
     ("read", "MODELKIT_STORAGE_BUCKET", "/no/such/folder", "create it, or set"),
     ("versioning", "MODELKIT_ASSETS_VERSIONING_SYSTEM", "a:B", "use major_minor"),

@@ -31,7 +31,7 @@ _ERRORS.update({412: FileExistsError, 501: NotImplementedError})
 
 
 @contextmanager
-def _builtin_errors() -> Iterator[None]:
+def _builtin_errors(kind: Any = ConnectionError, at: str = "") -> Iterator[None]:
     """Raise the contract's built-in exceptions in place of the network's."""
     from http.client import HTTPException
 
@@ -46,7 +46,7 @@ def _builtin_errors() -> Iterator[None]:
             raise ValueError(text) from error
         if "WRONG_VERSION" in text or "RECORD_LAYER_FAILURE" in text:
             raise ValueError(f"no TLS is spoken there: {text}") from error
-        raise ConnectionError(text) from error
+        raise kind(at + text) from error
 
 
 class Driver:
@@ -268,7 +268,7 @@ class Driver:
             connection.set_tunnel(host, port, headers)
         elif via:
             connection.base, connection.headers = f"http://{host}:{port}", headers
-        with _builtin_errors():
+        with _builtin_errors(ConnectionRefusedError, f"{at}:{port_there}: "):
             connection.connect()
         connection.sock.settimeout(timeout_s)
         return connection

@@ -137,3 +137,16 @@ def test_a_store_that_cannot_be_connected_to_is_given_up_soon(
     address = {"s3": "S3_ENDPOINT", "az": "AZURE_STORAGE_CONNECTION_STRING"}
     assert address.get(protocol.provider, "the network") in err
     assert "`doctor`" in err
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:1", "no-such-host.invalid:80"])
+def test_a_web_server_that_cannot_be_connected_to_is_given_up_soon(
+    call, assets_dir, monkeypatch, host
+):
+    monkeypatch.setattr(ma, "_CONNECT_S", 0.5)
+    begun = time.monotonic()
+    where = ["--provider", "http", "--bucket", f"http://{host}/models"]
+    err = fails(call, 5, "fetch", "nlp/bert", *where)
+    assert time.monotonic() - begun < 20
+    assert host in err
+    assert "check the network, and see `doctor`" in err

@@ -1,5 +1,27 @@
 # SPDX-License-Identifier: MIT
 # modelkit-assets 0.1.0, https://pypi.org/project/modelkit-assets/
+#
+# MIT License
+#
+# Copyright (c) 2026 modelkit-assets contributors
+#
+# Permission is hereby granted, free of charge, to any person obtaining a copy
+# of this software and associated documentation files (the "Software"), to deal
+# in the Software without restriction, including without limitation the rights
+# to use, copy, modify, merge, publish, distribute, sublicense, and/or sell
+# copies of the Software, and to permit persons to whom the Software is
+# furnished to do so, subject to the following conditions:
+#
+# The above copyright notice and this permission notice shall be included in all
+# copies or substantial portions of the Software.
+#
+# THE SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR
+# IMPLIED, INCLUDING BUT NOT LIMITED TO THE WARRANTIES OF MERCHANTABILITY,
+# FITNESS FOR A PARTICULAR PURPOSE AND NONINFRINGEMENT. IN NO EVENT SHALL THE
+# AUTHORS OR COPYRIGHT HOLDERS BE LIABLE FOR ANY CLAIM, DAMAGES OR OTHER
+# LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR OTHERWISE, ARISING FROM,
+# OUT OF OR IN CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE
+# SOFTWARE.
 """Publish and fetch assets: versioned, immutable files and folders.
 
 The source of truth is a store (S3, GCS, Azure Blob, or a plain folder); every
@@ -1705,16 +1727,12 @@ def _read_driver_settings(
 
 def _find_driver_files() -> dict[str, str]:
     """Return the path of each driver file, by provider."""
-    here = os.path.dirname(os.path.abspath(__file__))
+    path = os.path.join(os.path.dirname(os.path.abspath(__file__)), "drivers")
     found: dict[str, str] = {}
-    # an installed core lies in site-packages, where `drivers` may be anybody's: it
-    # has its own folder, which comes first
-    for folder in ("modelkit_assets_drivers", "drivers"):
-        path = os.path.join(here, folder)
-        for file in os.listdir(path) if os.path.isdir(path) else ():
-            name, suffix = os.path.splitext(file)
-            if suffix == ".py" and name.isidentifier() and name[0] != "_":
-                found.setdefault(name, os.path.join(path, file))
+    for file in os.listdir(path) if os.path.isdir(path) else ():
+        name, suffix = os.path.splitext(file)
+        if suffix == ".py" and name.isidentifier() and name[0] != "_":
+            found[name] = os.path.join(path, file)
     return found
 
 

@@ -5212,5 +5212,6 @@ _ARGUMENTS = {
 
 if __name__ == "__main__":
     # whoever imports us by name, as a versioning system does, gets these very classes
-    sys.modules.setdefault("modelkit_assets", sys.modules[__name__])
+    for own in ("modelkit_assets", getattr(globals()["__spec__"], "name", __name__)):
+        sys.modules.setdefault(own, sys.modules[__name__])
     sys.exit(main())

@@ -127,6 +127,9 @@ def test_an_installed_wheel_does_the_main_job(installed, tmp_path, store, assets
     assert path == f"{assets_dir}/nlp/bert/0.0/vocab.txt\n"
     code = "import modelkit_assets as m; print(m.__file__); m._load_driver('s3')"
     assert "site-packages" in run(installed / "python", "-c", code, cwd=tmp_path)
+    # by which a copy is compared with its release
+    digest = run(sys.executable, ROOT / "modelkit_assets.py", "--version")
+    assert run(command, "--version", cwd=tmp_path) == digest
 
 
 PICKLE = """

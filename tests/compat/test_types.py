@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -87,7 +88,9 @@ def script(tmp_path):
     return file
 
 
-def test_mypy_finds_what_is_wrong_in_a_users_script_and_no_more(python, script):
+def test_mypy_finds_what_is_wrong_in_a_users_script_and_no_more(python, script, refuse):
+    if not find_spec("mypy"):
+        refuse("mypy is not installed: see the extra `test`")
     command = [sys.executable, "-m", "mypy", "--strict", "--python-executable", python]
     command += ["--cache-dir", script.parent / "cache", script.name]
     done = subprocess.run(command, cwd=script.parent, capture_output=True, text=True)
@@ -95,28 +98,36 @@ def test_mypy_finds_what_is_wrong_in_a_users_script_and_no_more(python, script):
     assert set(map(int, found)) == WRONG, done.stdout + done.stderr
 
 
-def run_pyright(folder, python, *files):
-    """Return (file name, line, message) of each error that pyright finds."""
+@pytest.fixture
+def run_pyright(refuse):
+    """Return a function that returns (file, line, message) of each error it finds."""
     node = shutil.which("node")
-    assert node and PYRIGHT.exists(), "run `npm ci --prefix tests`"
-    command = [node, PYRIGHT, "--outputjson", "--pythonpath", python, *files]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
-    report = json.loads(done.stdout)
-    assert report["summary"]["filesAnalyzed"] == len(files)
-    return [
-        (Path(one["file"]).name, one["range"]["start"]["line"] + 1, one["message"])
-        for one in report["generalDiagnostics"]
-        if one["severity"] == "error"
-    ]
+    if not (node and PYRIGHT.exists()):
+        refuse("pyright is not installed: run `npm ci --prefix tests`")
+
+    def run_pyright(folder, python, *files):
+        command = [node, PYRIGHT, "--outputjson", "--pythonpath", python, *files]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+        report = json.loads(done.stdout)
+        assert report["summary"]["filesAnalyzed"] == len(files)
+        return [
+            (Path(one["file"]).name, one["range"]["start"]["line"] + 1, one["message"])
+            for one in report["generalDiagnostics"]
+            if one["severity"] == "error"
+        ]
+
+    return run_pyright
 
 
-def test_pyright_finds_what_is_wrong_in_a_users_script_and_no_more(python, script):
+def test_pyright_finds_what_is_wrong_in_a_users_script_and_no_more(
+    run_pyright, python, script
+):
     """By its strict rules, to which an unknown type in what is used is an error."""
     found = run_pyright(script.parent, python, script.name)
     assert {line for _, line, _ in found} == WRONG, found
 
 
-def test_pyright_finds_nothing_in_a_vendored_copy(tmp_path):
+def test_pyright_finds_nothing_in_a_vendored_copy(run_pyright, tmp_path):
     folder = tmp_path / "app" / "vendor"
     folder.mkdir(parents=True)
     shutil.copy(ROOT / "modelkit_assets.py", folder)

@@ -1,5 +1,27 @@
 # SPDX-License-Identifier: MIT
 # modelkit-assets 0.1.0, https://pypi.org/project/modelkit-assets/
+#
+# MIT License
+#
+# Copyright (c) 2026 modelkit-assets contributors
+#
+# Permission is hereby granted, free of charge, to any person obtaining a copy
+# of this software and associated documentation files (the "Software"), to deal
+# in the Software without restriction, including without limitation the rights
+# to use, copy, modify, merge, publish, distribute, sublicense, and/or sell
+# copies of the Software, and to permit persons to whom the Software is
+# furnished to do so, subject to the following conditions:
+#
+# The above copyright notice and this permission notice shall be included in all
+# copies or substantial portions of the Software.
+#
+# THE SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR
+# IMPLIED, INCLUDING BUT NOT LIMITED TO THE WARRANTIES OF MERCHANTABILITY,
+# FITNESS FOR A PARTICULAR PURPOSE AND NONINFRINGEMENT. IN NO EVENT SHALL THE
+# AUTHORS OR COPYRIGHT HOLDERS BE LIABLE FOR ANY CLAIM, DAMAGES OR OTHER
+# LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR OTHERWISE, ARISING FROM,
+# OUT OF OR IN CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE
+# SOFTWARE.
 """Publish and fetch assets: versioned, immutable files and folders.
 
 The source of truth is a store (S3, GCS, Azure Blob, or a plain folder); every
@@ -33,7 +55,16 @@ import threading
 import time
 from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar, cast
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    NamedTuple,
+    Protocol,
+    TypedDict,
+    TypeVar,
+    cast,
+    overload,
+)
 
 try:
     import fcntl
@@ -46,7 +77,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
     from datetime import datetime
-    from typing import IO, Callable, NoReturn, Union
+    from typing import IO, Callable, Literal, NoReturn, Union
 
     StrPath = Union[str, os.PathLike[str]]
     Versioning = Union[str, type["AssetsVersioningSystem"], None]
@@ -60,7 +91,7 @@ __version__ = "0.1.0"
 __all__ = [
     # fetching, publishing, and their values
     "AssetsManager", "StorageProvider", "AssetSpec", "Manifest", "ManifestFile",
-    "LocalCopy", "Progress",
+    "FetchInfo", "LocalCopy", "Progress",
     # versioning systems
     "AssetsVersioningSystem", "MajorMinorAssetsVersioningSystem",
     "SimpleDateAssetsVersioningSystem",
@@ -1288,12 +1319,14 @@ class StorageDriver(Protocol):
 
     def stat_object(self, name: str) -> tuple[int, str]:
         """Return an object's size in bytes and its opaque etag."""
+        ...
 
     def read_object(self, name: str) -> tuple[bytes, str]:
         """Return a small object whole, and its etag, from one request.
 
         OSError with EFBIG where it has more than 64 MiB, of which few are read.
         """
+        ...
 
     def write_object(
         self, data: bytes, name: str, *, if_match: str | None = None
@@ -1302,6 +1335,7 @@ class StorageDriver(Protocol):
 
         if_match="": only if absent; an etag: only if unchanged; None: always.
         """
+        ...
 
     def iterate_bytes(
         self,
@@ -1318,6 +1352,7 @@ class StorageDriver(Protocol):
         - what is yielded holds until the next is asked for, so one buffer may serve
         - closing the generator ends the request
         """
+        ...
 
     def upload_object(
         self, path: str, name: str, advance: Advance, *, if_match: str = ""
@@ -1336,12 +1371,14 @@ class StorageDriver(Protocol):
 
         What is in a store that cannot be listed can be fetched all the same.
         """
+        ...
 
     def delete_object(self, name: str) -> None:
         """Delete an object, if it is there. For tests and probes only."""
 
     def get_object_uri(self, name: str) -> str:
         """Return what people call the object."""
+        ...
 
 
 # a link that somebody planted there must not lead us to another file
@@ -1748,16 +1785,12 @@ def _read_driver_settings(
 
 def _find_driver_files() -> dict[str, str]:
     """Return the path of each driver file, by provider."""
-    here = os.path.dirname(os.path.abspath(__file__))
+    path = os.path.join(os.path.dirname(os.path.abspath(__file__)), "drivers")
     found: dict[str, str] = {}
-    # an installed core lies in site-packages, where `drivers` may be anybody's: it
-    # has its own folder, which comes first
-    for folder in ("modelkit_assets_drivers", "drivers"):
-        path = os.path.join(here, folder)
-        for file in os.listdir(path) if os.path.isdir(path) else ():
-            name, suffix = os.path.splitext(file)
-            if suffix == ".py" and name.isidentifier() and name[0] != "_":
-                found.setdefault(name, os.path.join(path, file))
+    for file in os.listdir(path) if os.path.isdir(path) else ():
+        name, suffix = os.path.splitext(file)
+        if suffix == ".py" and name.isidentifier() and name[0] != "_":
+            found[name] = os.path.join(path, file)
     return found
 
 
@@ -3292,7 +3325,7 @@ class _Push:
             source.check(file)  # it is named after this, and must be what was hashed
             self._job.advance(size)
 
-        etag = ""
+        etag, size = "", 0
         for _ in range(2):
             try:
                 self._driver.upload_object(path, target, advance, if_match=etag)
@@ -4036,6 +4069,29 @@ class LocalCopy(NamedTuple):
     is_partial: bool
 
 
+class _DownloadInfo(TypedDict, total=False):
+    meta: dict[str, Any]
+    object_name: str
+    meta_object_name: str
+    versions_object_name: str
+
+
+class FetchInfo(_DownloadInfo):
+    """What `fetch_asset(spec, return_info=True)` returns: a dict.
+
+    path        the local path, as without return_info
+    version     the complete version; None of a path that is no asset's
+    from_cache  whether nothing was downloaded
+
+    After a download it also has `meta`, the manifest, as `get_asset_meta` returns it,
+    and the `object_name`, `meta_object_name` and `versions_object_name` in the store.
+    """
+
+    path: str
+    version: str | None
+    from_cache: bool
+
+
 class _Miss:
     """The steps of a miss for one spec, which the chapter of the cache tells."""
 
@@ -4195,12 +4251,36 @@ class AssetsManager:
             prefix = storage_provider.prefix
             self._cache.store = storage_provider.driver.get_object_uri(prefix)
 
+    @overload
+    def fetch_asset(
+        self,
+        spec: AssetSpec | str,
+        return_info: Literal[False] = False,
+        force_download: bool | None = None,
+    ) -> str: ...
+
+    @overload
+    def fetch_asset(
+        self,
+        spec: AssetSpec | str,
+        return_info: Literal[True],
+        force_download: bool | None = None,
+    ) -> FetchInfo: ...
+
+    @overload
+    def fetch_asset(
+        self,
+        spec: AssetSpec | str,
+        return_info: bool,
+        force_download: bool | None = None,
+    ) -> str | FetchInfo: ...
+
     def fetch_asset(
         self,
         spec: AssetSpec | str,
         return_info: bool = False,
         force_download: bool | None = None,
-    ) -> Any:
+    ) -> str | FetchInfo:
         """Return the local path of an asset, or of its part, downloaded if need be.
 
         With return_info, a dict: `path`, `version`, `from_cache`, and after a download
@@ -4217,7 +4297,7 @@ class AssetsManager:
             path = _find_existing_path(str(spec), self.assets_dir, has_store)
             if path is None or isinstance(error, InvalidVersionError):
                 raise
-            info = {"path": path, "version": None, "from_cache": True}
+            info: FetchInfo = {"path": path, "version": None, "from_cache": True}
         else:
             info = self._fetch_version(pinned, force_download)
         return info if return_info else info["path"]
@@ -4331,7 +4411,7 @@ class AssetsManager:
 
     def _fetch_version(
         self, spec: AssetSpec, force: bool | None, tries: int = 4
-    ) -> dict[str, Any]:
+    ) -> FetchInfo:
         provider, part = self.storage_provider, spec.sub_part or ""
         if force is None and provider:
             force = provider.force_download
@@ -4349,9 +4429,10 @@ class AssetsManager:
             self._cache.check_sizes(path, part)  # says which file
         if action == "fail":
             raise self._make_local_error(spec)
-        info = dict[str, Any](path=path, version=spec.version, from_cache=True)
+        info: FetchInfo = {"path": path, "version": spec.version, "from_cache": True}
         if action != "hit":
-            info.update(self._download(spec, path, bool(force)))
+            brought = self._download(spec, path, bool(force))
+            info = {**info, **brought, "from_cache": not brought}
         if part:
             info["path"] = _local_path(path, part)
             is_there = os.path.exists(info["path"])
@@ -4375,8 +4456,8 @@ class AssetsManager:
         got = "empty ones, as a power cut leaves them"
         raise AssetIntegrityError(path, expected, got)
 
-    def _download(self, spec: AssetSpec, path: str, force: bool) -> dict[str, Any]:
-        """Bring a version into the assets dir, unless another process has meanwhile."""
+    def _download(self, spec: AssetSpec, path: str, force: bool) -> _DownloadInfo:
+        """Bring a version into the assets dir; {} where another process just has."""
         provider, manifest = self._require_store("download"), self._read_manifest(spec)
         wanted = manifest.get_part(spec.sub_part or "")
         is_there = bool(wanted.files or wanted.empty_directories)
@@ -4394,7 +4475,6 @@ class AssetsManager:
             if outcome == "published":
                 key = (spec.name, str(spec.version))
                 return {
-                    "from_cache": False,
                     "meta": brought.describe(),
                     "object_name": provider.get_object_name(*key),
                     "meta_object_name": provider.get_meta_object_name(*key),
@@ -4937,6 +5017,7 @@ def _describe_versions(
     """Return the document and the lines of a long list."""
     pairs = [(name, version) for name in found for version in found[name]]
     document, rows = [], []
+    about: dict[str, Any]
     for (name, version), manifest in zip(pairs, provider._read_manifests(pairs)):
         about = dict.fromkeys(("push_date", "size", "files", "pushed_by"))
         if manifest:
@@ -5343,5 +5424,6 @@ _ARGUMENTS = {
 
 if __name__ == "__main__":
     # whoever imports us by name, as a versioning system does, gets these very classes
-    sys.modules.setdefault("modelkit_assets", sys.modules[__name__])
+    for own in ("modelkit_assets", getattr(globals()["__spec__"], "name", __name__)):
+        sys.modules.setdefault(own, sys.modules[__name__])
     sys.exit(main())

@@ -368,8 +368,9 @@ def _read(answer: Any, start: int, length: _Length, most: float) -> Iterator[byt
 def _make_client(settings: dict[str, str], timeout_s: float) -> Any:
     import logging
 
-    import boto3
+    import boto3.session
     import botocore.config
+    import botocore.session
 
     for name in ("botocore.auth", "botocore.endpoint", "botocore.parsers"):
         logging.getLogger(name).addFilter(_mask_token)

@@ -51,6 +51,12 @@ def start_server(tmp_path_factory):
         yield start
 
 
+@pytest.fixture(scope="session")
+def refuse():
+    """Return a function that skips a test for what is not installed."""
+    return _refuse
+
+
 def _refuse(reason):
     """Skip the test, but not on the machine that is there to run them all."""
     (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(reason)

@@ -2,13 +2,13 @@
 
     python tests/bench --rounds 5 --growth --json bench.json --svg bench.svg
 
-Needs the extras `test` and `bench` (and, for Azurite, `npm ci` in tests/); modelkit is
-put into a temporary venv by pip, or is in that of `--modelkit-python`. Servers run on
-loopback, and everything lies in a temporary folder, gone at the end. Each measurement
-is a process of its own; the tools take turns within each round, after a warm-up that is
-not counted (but where there is only one round). What came is checked in the first. A
-tool that is missing leaves its cells empty. Progress goes to stderr, the table to
-stdout.
+Needs the extra `test` and the dependency group `bench` (and, for Azurite, `npm ci` in
+tests/); modelkit is put into a temporary venv by pip, or is in that of
+`--modelkit-python`. Servers run on loopback, and everything lies in a temporary folder,
+gone at the end. Each measurement is a process of its own; the tools take turns within
+each round, after a warm-up that is not counted (but where there is only one round).
+What came is checked in the first. A tool that is missing leaves its cells empty.
+Progress goes to stderr, the table to stdout.
 """
 
 import argparse

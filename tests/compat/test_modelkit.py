@@ -18,7 +18,7 @@ from trees import read_tree, snapshot, write_tree
 
 import modelkit_assets as ma
 
-pytest.importorskip("modelkit.assets.manager", reason="it is the extra `modelkit`")
+pytest.importorskip("modelkit.assets.manager", reason="it is the group `modelkit`")
 
 from modelkit.assets import errors  # noqa: E402
 from sides import (  # noqa: E402

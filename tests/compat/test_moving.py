@@ -23,7 +23,7 @@ from trees import read_tree, write_tree
 
 import modelkit_assets as ma
 
-pytest.importorskip("modelkit.assets.manager", reason="it is the extra `modelkit`")
+pytest.importorskip("modelkit.assets.manager", reason="it is the group `modelkit`")
 
 import modelkit.assets.cli  # noqa: E402
 from azure.core.exceptions import HttpResponseError  # noqa: E402

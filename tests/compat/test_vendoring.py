@@ -187,6 +187,26 @@ def test_a_copy_of_the_core_alone_does_the_main_job_with_folders(
     assert "there are local;" in error
 
 
+MINE = """
+from app.vendor import modelkit_assets as core
+class Mine(core.MajorMinorAssetsVersioningSystem):
+    @classmethod
+    def check_version_valid(cls, version):
+        raise core.InvalidVersionError(version, "mine")
+"""
+
+
+def test_a_copy_that_is_run_by_its_name_shares_its_classes_with_a_users_system(
+    run, project
+):
+    """What these raise is then one line with an exit code, and no traceback."""
+    copy_core(make_package(project / "app" / "vendor"))
+    (project / "app" / "mine.py").write_text(MINE)
+    args = ["fetch", "x:1.0", "--versioning", "app.mine:Mine"]
+    error = run("-m", "app.vendor.modelkit_assets", *args, path=[project], code=2)
+    assert re.fullmatch("modelkit_assets: error: .*mine\n", error)
+
+
 # ------------------------------------------------------------------- two at once
 
 TWO = """

@@ -174,25 +174,17 @@ def test_a_driver_class_is_loaded_once(core):
     assert core._load_driver("memory") is core._load_driver("memory")
 
 
-@pytest.mark.parametrize("name", ["drivers", "modelkit_assets_drivers"])
 def test_somebody_elses_package_called_drivers_is_never_imported(
-    core, tmp_path, monkeypatch, name
+    core, tmp_path, monkeypatch
 ):
-    other = tmp_path / "elsewhere" / name
+    other = tmp_path / "elsewhere" / "drivers"
     other.mkdir(parents=True)
     for module in ("__init__", "memory", "local"):
         (other / f"{module}.py").write_text("raise SystemExit('imported')")
     monkeypatch.syspath_prepend(other.parent)
     core._load_driver("local")
     assert core._load_driver("memory")("bucket").bucket == "bucket"
-    assert name not in sys.modules
-
-
-def test_an_installed_cores_drivers_are_found_in_their_own_folder(vendor):
-    core = vendor("installed")
-    folder = Path(core.__file__).parent
-    (folder / "drivers").rename(folder / "modelkit_assets_drivers")
-    assert core._load_driver("memory")("bucket").bucket == "bucket"
+    assert "drivers" not in sys.modules
 
 
 def test_a_core_without_drivers_still_has_the_local_one(vendor, tmp_path):

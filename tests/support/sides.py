@@ -1,6 +1,6 @@
 """modelkit 0.1.3 and this program, by the names that both have, and what they publish.
 
-Imported only where modelkit is installed: the extra `modelkit`.
+Imported only where modelkit is installed: the group `modelkit`.
 """
 
 import json

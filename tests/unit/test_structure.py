@@ -90,9 +90,10 @@ def test_each_chapter_uses_only_names_of_those_above_it():
 
 
 def test_a_chapter_that_uses_what_is_below_it_would_be_seen():
-    text = "def f(a: B):\n    c = 1\n    return lambda: (c, d, len)\n"
+    text = "from __future__ import annotations\n"
+    text += "def f(a: B):\n    c = 1\n    return lambda: (c, d, len)\n"
     uses = sorted(find_uses(symtable.symtable(text, "", "exec")))
-    assert uses == [("d", 3), ("len", 3)]
+    assert uses == [("d", 4), ("len", 4)]
 
 
 def test_each_command_is_declared_where_its_function_stands():
@@ -105,12 +106,23 @@ def test_each_command_is_declared_where_its_function_stands():
 # ---------------------------------------------------------------------------- sizes
 
 
+def count_lines(node):
+    """Return how long a class or function is, without overloads: these are types."""
+    overloads = sum(
+        one.end_lineno - one.decorator_list[0].lineno + 2  # and the line between
+        for one in getattr(node, "body", ())
+        if [ast.unparse(name) for name in getattr(one, "decorator_list", ())]
+        == ["overload"]
+    )
+    return node.end_lineno - node.lineno + 1 - overloads
+
+
 def test_no_class_and_no_function_is_too_long():
     over = []
     for node in ast.walk(TREE):
         kind = "class" if isinstance(node, ast.ClassDef) else "function"
         if isinstance(node, (ast.ClassDef, ast.FunctionDef)):
-            size = node.end_lineno - node.lineno + 1
+            size = count_lines(node)
             if size > MOST_LINES[kind]:
                 over.append(f"the {kind} {node.name} has {size} lines")
     assert over == [], "\n".join(over)

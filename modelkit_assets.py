@@ -294,7 +294,7 @@ class LocalAssetDoesNotExistError(AssetsManagerError, FileNotFoundError):
     exit_code = 3
     _text = (
         "{asset!r} is not in the assets dir, whose versions of it are: "
-        "{local_versions}; and no storage provider is configured"
+        "{local_versions}; and no storage provider is configured, or we are offline"
     )
     _facts = {"name": "", "version": None, "local_versions": ()}
 
@@ -502,6 +502,7 @@ def _read_as_is(value: Any, variable: str) -> Any:
 # each variable's default, what reads it, and the older name that it had
 _SETTINGS: dict[str, tuple[str | None, Callable[[Any, str], Any], str]] = {
     "MODELKIT_ASSETS_DIR": (None, _read_as_is, "ASSETS_DIR"),
+    "MODELKIT_ASSETS_OFFLINE": ("false", _read_boolean, ""),
     "MODELKIT_ASSETS_TIMEOUT_S": ("10", _read_number, ""),
     "MODELKIT_ASSETS_VERSIONING_SYSTEM": (None, _read_as_is, ""),
     "MODELKIT_STORAGE_PROVIDER": (None, _read_as_is, "STORAGE_PROVIDER"),
@@ -518,6 +519,7 @@ class _Settings(NamedTuple):
     """All settings, each field named as its variable is without `MODELKIT_`."""
 
     assets_dir: str | None
+    assets_offline: bool
     assets_timeout_s: float
     assets_versioning_system: Versioning
     storage_provider: str | None
@@ -1055,7 +1057,11 @@ class Manifest(NamedTuple):
 
     @classmethod
     def create(
-        cls, is_directory: bool, files: Sequence[ManifestFile], empty: Sequence[str]
+        cls,
+        is_directory: bool,
+        files: Sequence[ManifestFile],
+        empty: Sequence[str],
+        metadata: Mapping[str, str] | None = None,
     ) -> Manifest:
         """Make the manifest of a version that is being published now."""
         import getpass
@@ -1072,6 +1078,8 @@ class Manifest(NamedTuple):
             "pushed_by": f"{user}@{socket.gethostname()}",
             "format": _FORMAT,
         }
+        if metadata:
+            document["metadata"] = dict(metadata)
         if any(file.offset is not None for file in files):
             document["pack"] = "tar"
         manifest = cls(is_directory, (), (), document)
@@ -1130,6 +1138,13 @@ class Manifest(NamedTuple):
         """The bytes of all files together; None where modelkit published it."""
         sizes = [file.size for file in self.files]
         return None if None in sizes else sum(filter(None, sizes))
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """What the publisher said of the version: texts by name."""
+        found = self.document.get("metadata")
+        items = found.items() if isinstance(found, dict) else ()
+        return {str(key): str(value) for key, value in items}
 
     def get_part(self, part: str) -> Manifest:
         """Return the manifest of a file or folder of it alone; of all for `""`.
@@ -2058,6 +2073,7 @@ class _RetryingDriver:
 
     That a condition failed is left a FileExistsError: it is for the caller to handle.
     wait   pauses for so many seconds, and may raise _Stopped
+    slots  is held while bytes come: it may let in so many at once
     """
 
     def __init__(
@@ -2066,8 +2082,10 @@ class _RetryingDriver:
         timeout_s: float,
         wait: Callable[[float], None],
         contact: _Contact | None = None,
+        slots: AbstractContextManager[Any] | None = None,
     ) -> None:
         self._driver, self._timeout_s, self._wait = driver, timeout_s, wait
+        self._slots = slots or nullcontext()
         self._contact = contact or _Contact()
 
     @property
@@ -2102,7 +2120,8 @@ class _RetryingDriver:
             left = None if length is None else length - came
             read = self._driver.iterate_bytes
             try:
-                with closing(read(name, start + came, left, if_match)) as chunks:
+                chunks = read(name, start + came, left, if_match)
+                with self._slots, closing(chunks):
                     for data in _watch(chunks):
                         self._contact.is_made = True
                         came += len(data)
@@ -2636,6 +2655,7 @@ class _StoreReader:
     """The reading half of `StorageProvider`, which says what its arguments are."""
 
     _conditions_proved = False
+    _slots: AbstractContextManager[Any] | None = None  # see `_RetryingDriver`
 
     def __init__(
         self,
@@ -2752,7 +2772,7 @@ class _StoreReader:
         return f"<{type(self).__name__} {self.provider} {where!r}>"
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "on_progress": None}
+        return {**vars(self), "on_progress": None, "_slots": None}
 
     def _start_job(self, *listeners: OnProgress | None) -> _Job:
         job = _Job(self.workers, self.on_progress, *listeners)
@@ -2762,7 +2782,8 @@ class _StoreReader:
     def _connect(self, job: _Job | None = None) -> _RetryingDriver:
         """Return the driver, wrapped once; it stops with the job, if there is one."""
         wait = job.wait if job else time.sleep
-        return _RetryingDriver(self.driver, self.timeout, wait, self._contact)
+        shared = (self._contact, self._slots)
+        return _RetryingDriver(self.driver, self.timeout, wait, *shared)
 
     def _read_versions(self, name: str) -> tuple[dict[str, Any], str]:
         """Return an asset's `.versions` object and its etag."""
@@ -2957,6 +2978,7 @@ def _swap_in(new: str, path: str, aside: str) -> list[str]:
 #
 # A crash before step 5 leaves nothing visible, and the same command completes it.
 
+_UNWANTED = {".git", ".DS_Store", "__pycache__"}  # hardly meant to be in an asset
 _MANY_FILES = 50  # more than these are worth a pack
 
 
@@ -3061,12 +3083,23 @@ class _Source:
 
 def _read_source(top: str, pack_folder: str | None, job: _Job) -> _Source:
     """Find and hash all that is to be published, by way of a pack in a folder."""
-    try:
+    with _source_errors(top, pack_folder):
         source = _Source(top, job)
+        segments = {one for file in source.files for one in file.path.split("/")}
+        for name in sorted(segments & _UNWANTED):
+            _logger().warning("%r is published too, as it lies in %r", name, top)
         if pack_folder:
             source.pack(os.path.join(pack_folder, "pack.tar"))
         else:
             source.hash()
+    return source
+
+
+@contextmanager
+def _source_errors(top: str, pack_folder: str | None = None) -> Iterator[None]:
+    """Turn what the operating system says of a source into InvalidSourceError."""
+    try:
+        yield
     except (OSError, ValueError) as error:
         if isinstance(error, ModelkitAssetsError):
             raise
@@ -3074,7 +3107,6 @@ def _read_source(top: str, pack_folder: str | None, job: _Job) -> _Source:
         reason = getattr(error, "strerror", None) or error
         at = f": {where!r}" if where != top else ""
         raise InvalidSourceError(top, f"{reason}{at}") from error
-    return source
 
 
 def _walk_source(top: str) -> Iterator[tuple[str, tuple[int, ...]]]:
@@ -3165,6 +3197,15 @@ def _is_same(path: str, stamp: tuple[int, ...]) -> bool:
     return False
 
 
+class _How(NamedTuple):
+    """How to publish, as the arguments of `StorageProvider.update` say."""
+
+    bump_major: bool = False
+    dry_run: bool = False
+    pack: bool = False
+    metadata: Mapping[str, str] = {}
+
+
 class _Push:
     """Steps 1 to 4 of one publication.
 
@@ -3178,37 +3219,38 @@ class _Push:
         self._store, self._spec, self._listed, self._job = store, spec, listed, job
         self._driver = store._connect(job)
 
-    def run(self, top: str, bump_major: bool, dry_run: bool, pack: bool) -> str:
+    def run(self, top: str, how: _How) -> str:
         """Publish a path, but for the commit, and return the version."""
         # wrong? then before the hashing
-        _choose_next_version(self._spec, self._listed, bump_major)
-        with _temporary_folder() if pack else nullcontext() as folder:
+        _choose_next_version(self._spec, self._listed, how.bump_major)
+        _check_metadata(how.metadata)
+        with _temporary_folder() if how.pack else nullcontext() as folder:
             source = _read_source(top, folder, self._job)  # 1
-            manifest = Manifest.create(source.is_directory, source.files, source.empty)
+            about = (source.is_directory, source.files, source.empty, how.metadata)
+            manifest = Manifest.create(*about)
             if not _is_readable(manifest.to_json()):
                 reason = f"{len(source.files)} files are more than a manifest holds"
                 raise InvalidSourceError(top, reason)
             if len(source.uploads) > _MANY_FILES:
                 text = "%d files take a request each: --pack makes one object of them"
                 _logger().warning(text, len(source.uploads))
-            version, is_begun = self._claim_next(manifest, bump_major, dry_run)  # 2
-            if not dry_run:
+            version, is_begun = self._claim_next(manifest, how)  # 2
+            if not how.dry_run:
                 self._upload(source, version, is_begun)  # 3
                 source.check_all()  # 4
         return version
 
-    def _claim_next(
-        self, manifest: Manifest, bump_major: bool, dry_run: bool
-    ) -> tuple[str, bool]:
+    def _claim_next(self, manifest: Manifest, how: _How) -> tuple[str, bool]:
         """Claim the version that the spec means, or the next that is free.
 
         Returns it, and whether an interrupted push of the same content began it.
         """
         taken, spec = set(self._listed), self._spec
         while True:
-            version, state = _choose_next_version(spec, sorted(taken), bump_major), ""
+            state = ""
+            version = _choose_next_version(spec, sorted(taken), how.bump_major)
             if version not in taken:
-                state = self._claim(version, manifest, dry_run)
+                state = self._claim(version, manifest, how.dry_run)
             if state in ("free", "begun"):
                 return version, state == "begun"
             if spec.is_version_complete():
@@ -3341,6 +3383,13 @@ class _Push:
         raise AssetIntegrityError(target, f"{file.size} bytes", f"{size} bytes")
 
 
+def _check_metadata(metadata: Mapping[str, str]) -> None:
+    for key, value in dict(metadata).items():
+        if not (isinstance(key, str) and key and isinstance(value, str)):
+            text = f"metadata is texts by name, which {key!r}: {value!r} is not"
+            raise ConfigurationError(text)
+
+
 def _temporary_folder() -> AbstractContextManager[str]:
     import tempfile
 
@@ -3369,23 +3418,19 @@ class StorageProvider(_StoreReader):
         dry_run: bool = False,
         *,
         pack: bool = False,
+        metadata: Mapping[str, str] | None = None,
     ) -> str:
         """Publish a file or folder as a new asset, and return its version.
 
         AssetAlreadyExistsError where the asset has a version, or the first 10,000
         objects show one whose name differs in case alone. dry_run writes nothing.
         pack makes one object of a folder, a tar, which modelkit 0.1.3 cannot read.
+        metadata, texts by name, goes into the manifest, for readers to see.
         """
-        _check_new_name(name, self.versioning)
-        if self._find_versions(name):
-            raise AssetAlreadyExistsError(name)
-        with suppress(StorageAccessError):  # who publishes may not be let list
-            for other in self._peek_names():
-                if _fold(other) == _fold(name) and other != name:
-                    hint = f"some disks take {name!r} for it: choose another name"
-                    raise AssetAlreadyExistsError(other, hint=hint)
         spec = AssetSpec(name, version=version, versioning=self.versioning)
-        return self._publish(spec, None, asset_path, False, dry_run, pack)
+        self._check_new(spec)
+        how = _How(False, dry_run, pack, metadata or {})
+        return self._publish(spec, None, asset_path, how)
 
     def update(
         self,
@@ -3396,17 +3441,17 @@ class StorageProvider(_StoreReader):
         bump_major: bool = False,
         dry_run: bool = False,
         pack: bool = False,
+        metadata: Mapping[str, str] | None = None,
     ) -> str:
         """Publish a file or folder as an asset's next version, and return that.
 
         version may be complete, or name the major to count up. AssetDoesNotExistError
-        where the asset is not there yet. dry_run writes nothing. pack: as of `new`.
+        where the asset is not there yet. dry_run, pack, metadata: as of `new`.
         """
         spec = AssetSpec(name, version=version, versioning=self.versioning)
-        listed = self._find_versions(name)
-        if listed is None:
-            raise AssetDoesNotExistError(name, hint="publish it first with `new`")
-        return self._publish(spec, listed, asset_path, bump_major, dry_run, pack)
+        listed = self._require_versions(spec)
+        how = _How(bump_major, dry_run, pack, metadata or {})
+        return self._publish(spec, listed, asset_path, how)
 
     def push(
         self,
@@ -3416,6 +3461,7 @@ class StorageProvider(_StoreReader):
         dry_run: bool = False,
         *,
         pack: bool = False,
+        metadata: Mapping[str, str] | None = None,
     ) -> None:
         """Upload a version without listing it, so that only a pinned spec finds it."""
         spec = AssetSpec(name, version=version, versioning=self.versioning)
@@ -3423,17 +3469,35 @@ class StorageProvider(_StoreReader):
             raise InvalidVersionError(version, "a push takes a complete version")
         listed, path = self._find_versions(name) or [], os.fspath(asset_path)
         with self._start_job() as job:
-            _Push(self, spec, listed, job).run(path, False, dry_run, pack)
+            how = _How(False, dry_run, pack, metadata or {})
+            _Push(self, spec, listed, job).run(path, how)
+
+    def _check_new(self, spec: AssetSpec) -> None:
+        """Raise unless an asset is new, and no disk takes it for one that is there."""
+        name = spec.name
+        _check_new_name(name, self.versioning)
+        if self._find_versions(name):
+            raise AssetAlreadyExistsError(name)
+        with suppress(StorageAccessError):  # who publishes may not be let list
+            for other in self._peek_names():
+                if _fold(other) == _fold(name) and other != name:
+                    hint = f"some disks take {name!r} for it: choose another name"
+                    raise AssetAlreadyExistsError(other, hint=hint)
+
+    def _require_versions(self, spec: AssetSpec) -> list[str]:
+        """Return the versions of an asset that is there already."""
+        listed = self._find_versions(spec.name)
+        if listed is None:
+            raise AssetDoesNotExistError(spec.name, hint="publish it first with `new`")
+        return listed
 
     def _publish(
-        self, spec: AssetSpec, listed: list[str] | None, path: StrPath, *how: bool
+        self, spec: AssetSpec, listed: list[str] | None, path: StrPath, how: _How
     ) -> str:
         """Take all steps; listed is None for a new asset."""
-        bump_major, dry_run, pack = how
         with self._start_job() as job:
-            push = _Push(self, spec, listed or [], job)
-            version = push.run(os.fspath(path), bump_major, dry_run, pack)
-        if not dry_run:
+            version = _Push(self, spec, listed or [], job).run(os.fspath(path), how)
+        if not how.dry_run:
             self._commit(spec, version, is_new=listed is None)
         return version
 
@@ -3565,7 +3629,9 @@ class _Cache:
         if manifest is None:
             is_whole = any(map(os.path.getsize, _list_files(path)))
         else:
-            is_whole = manifest.size is None or self.is_right(path, manifest, job)
+            is_whole = manifest.size is None or _is_right(
+                path, manifest, self.assets_dir, job
+            )
         if is_whole and manifest:
             marker = _get_marker_path(path, os.path.isdir(path))
             with suppress(OSError), self.staging("", "", None) as folder:
@@ -3614,7 +3680,7 @@ class _Cache:
 
         AssetsDirError where it is another asset's, on a disk that takes both for one.
         """
-        own = self._get_name(path)
+        own = _get_asset_name(path, self.assets_dir)
         store, name = _read_origin(manifest) or ("", own)
         if name != own and _fold(name) == _fold(own):
             reason = f"it is a copy of {name!r}, which the disk takes for {own!r}"
@@ -3623,11 +3689,6 @@ class _Cache:
             self._foreign.add(path)
             text = "the copy %r is from %s, and %s is configured now: to replace it, "
             _logger().warning(text + "download it again", path, store, self.store)
-
-    def _get_name(self, path: str) -> str:
-        """Return the name of the asset whose copy lies at a path."""
-        folder = os.path.relpath(os.path.dirname(path), self.assets_dir)
-        return folder.replace(os.sep, "/")
 
     def require_assets_dir(self) -> None:
         """Raise FolderDoesNotExistError where there is none: it is never made."""
@@ -3722,11 +3783,18 @@ class _Cache:
             _close_lock(descriptor)
 
     @contextmanager
-    def staging(self, name: str, version: object, content: object) -> Iterator[str]:
+    def staging(
+        self,
+        name: str,
+        version: object,
+        content: object,
+        abandoned_s: float = _ABANDONED_S,
+    ) -> Iterator[str]:
         """Yield a private folder for a download, which is kept where that fails.
 
         It begins with the `data` that a killed download of the same content left. A
-        locked file in it tells others that somebody works there.
+        locked file in it tells others that somebody works there. What nobody has
+        touched for abandoned_s, and nobody holds, is cleared away.
         """
         import hashlib
 
@@ -3737,7 +3805,7 @@ class _Cache:
         with _on_disk(self.assets_dir):
             folder, descriptor = _make_locked_folder(staging, key if content else "")
             try:
-                _take_over(folder)
+                _take_over(folder, abandoned_s)
                 yield os.path.join(folder, "work")
             finally:
                 _close_lock(descriptor)
@@ -3755,20 +3823,6 @@ class _Cache:
                 with suppress(FileNotFoundError):  # where another process was faster
                     os.rename(waste, os.path.join(folder, os.path.basename(waste)))
 
-    def is_right(self, path: str, manifest: Manifest, job: _Job) -> bool:
-        """Tell whether a copy is just what a version holds, by its files' digests."""
-        if manifest.size is None:
-            return False
-        job.begin("checking", path, manifest.files)
-        try:
-            found = dict(_walk_source(path)).keys()
-        except (OSError, InvalidSourceError):
-            return False
-        paths = {file.path for file in manifest.files} | {*manifest.empty_directories}
-        pieces = _plan_pieces("", manifest)
-        right = _find_right(pieces, path, self.assets_dir, job)
-        return found == paths and len(right) == len(pieces)
-
     def mark(
         self,
         path: str,
@@ -3783,7 +3837,7 @@ class _Cache:
         Both are on the disk then: a power cut leaves no marker of what is not whole.
         """
         _sync_tree(data, job)
-        origin = {"store": self.store, "name": self._get_name(path)}
+        origin = {"store": self.store, "name": _get_asset_name(path, self.assets_dir)}
         document = {**manifest.document, _COPY_OF: origin}
         if not _is_readable(json.dumps(document).encode()):
             # the digests that modelkit's manifest lacked have made it too large to read
@@ -3814,6 +3868,39 @@ class _Cache:
                 os.rename(path, old)  # or the marker would pass it off as whole
         self.mark(path, data, marker, manifest, folder, job)  # 6
         return _swap_in(data, path, old)  # 7
+
+
+def _measure_leftovers(cache: _Cache) -> int:
+    """Return the bytes that interrupted downloads left, which nobody holds."""
+    size, staging = 0, os.path.join(cache.own, "staging")
+    for entry in os.listdir(staging) if os.path.isdir(staging) else ():
+        path = os.path.join(staging, entry)
+        with suppress(OSError), ExitStack() as locks:
+            idle_s = time.time() - os.lstat(path).st_mtime
+            if _is_abandoned(path, idle_s, path, locks):
+                size += sum(os.lstat(one).st_size for one in _list_files(path))
+    return size
+
+
+def _clear_leftovers(cache: _Cache) -> None:
+    """Delete what interrupted downloads left."""
+    with cache.staging("", "", None, abandoned_s=0):
+        pass
+
+
+def _is_right(path: str, manifest: Manifest, within: str, job: _Job) -> bool:
+    """Tell whether a copy is just what a version holds, by its files' digests."""
+    if manifest.size is None:
+        return False
+    job.begin("checking", path, manifest.files)
+    try:
+        found = dict(_walk_source(path)).keys()
+    except (OSError, InvalidSourceError):
+        return False
+    paths = {file.path for file in manifest.files} | {*manifest.empty_directories}
+    pieces = _plan_pieces("", manifest)
+    right = _find_right(pieces, path, within, job)
+    return found == paths and len(right) == len(pieces)
 
 
 def _make_stamps(path: str, part: str) -> tuple[tuple[int, ...], ...]:
@@ -3858,6 +3945,12 @@ def _find_manifest(path: str) -> Manifest | None:
 def _is_marked(path: str) -> bool:
     """Tell whether a copy has a marker, which says that we downloaded it."""
     return os.path.exists(_find_marker(path))
+
+
+def _get_asset_name(path: str, assets_dir: str) -> str:
+    """Return the name of the asset whose copy lies at a path."""
+    folder = os.path.relpath(os.path.dirname(path), assets_dir)
+    return folder.replace(os.sep, "/")
 
 
 def _read_origin(manifest: Manifest | None) -> tuple[str, str] | None:
@@ -3992,7 +4085,7 @@ def _make_locked_folder(staging: str, key: str) -> tuple[str, int]:
             os.close(descriptor)
 
 
-def _take_over(folder: str) -> None:
+def _take_over(folder: str, abandoned_s: float) -> None:
     """Clear away what nobody holds: waste, the same content, else if it is old.
 
     The data of the same content becomes the folder's own.
@@ -4005,7 +4098,7 @@ def _take_over(folder: str) -> None:
         is_wanted = entry.partition("~")[0] in ("", key)
         with suppress(FileNotFoundError):  # of several processes, one gets it
             idle_s = time.time() - os.lstat(path).st_mtime
-            if entry == own or not (is_wanted or idle_s > _ABANDONED_S):
+            if entry == own or not (is_wanted or idle_s > abandoned_s):
                 continue
             with ExitStack() as locks:
                 if not _is_abandoned(path, idle_s, folder, locks):
@@ -4194,7 +4287,7 @@ class _Miss:
     def _adopt(self, folder: str, job: _Job) -> bool:
         """Tell whether what lies there without a marker is right; it then has one."""
         path, manifest = self._path, self._manifest
-        if self._cache.is_right(path, manifest, job):
+        if _is_right(path, manifest, self._cache.assets_dir, job):
             with suppress(FileNotFoundError):  # where another process took it away
                 marker = _get_marker_path(path, manifest.is_directory)
                 self._cache.mark(path, path, marker, manifest, folder, job)
@@ -4202,19 +4295,8 @@ class _Miss:
         return False
 
 
-class AssetsManager:
-    """Fetches assets: from the assets dir, and into it from the store.
-
-    assets_dir        an existing folder (MODELKIT_ASSETS_DIR, else the current one)
-    timeout           seconds to wait for another process's download that makes no
-                      progress (MODELKIT_ASSETS_TIMEOUT_S)
-    storage_provider  the store, else the one that is configured; with neither, the
-                      manager is in pre-downloaded mode
-    on_progress       is told how far downloads and checks are; see `StorageProvider`
-    versioning        the versioning system (MODELKIT_ASSETS_VERSIONING_SYSTEM)
-
-    One manager serves any number of threads, and pickles, without on_progress.
-    """
+class _CopyKeeper:
+    """The half of `AssetsManager` that brings nothing, and keeps what is there."""
 
     def __init__(
         self,
@@ -4223,6 +4305,7 @@ class AssetsManager:
         storage_provider: StorageProvider | None = None,
         on_progress: OnProgress | None = None,
         versioning: Versioning = None,
+        offline: bool | None = None,
     ) -> None:
         if isinstance(storage_provider, str):
             text = f"storage_provider is a StorageProvider, not {storage_provider!r}: "
@@ -4234,6 +4317,7 @@ class AssetsManager:
             storage_timeout_s=given and given.timeout,
             storage_force_download=given and given.force_download,
             assets_dir=assets_dir,
+            assets_offline=offline,
             assets_timeout_s=timeout,
             assets_versioning_system=versioning,
         )
@@ -4243,64 +4327,15 @@ class AssetsManager:
         self._workers = settings.storage_workers or os.cpu_count() or 1
         self._cache = _Cache(self.assets_dir, self.timeout, self.versioning)
         self._cache.require_assets_dir()
-        if storage_provider is None and settings.storage_provider:
+        if settings.assets_offline:
+            storage_provider = None
+        elif storage_provider is None and settings.storage_provider:
             storage_provider = StorageProvider(versioning=versioning)
         self.storage_provider = storage_provider
         if storage_provider:
             _check_apart(self.assets_dir, storage_provider)
             prefix = storage_provider.prefix
             self._cache.store = storage_provider.driver.get_object_uri(prefix)
-
-    @overload
-    def fetch_asset(
-        self,
-        spec: AssetSpec | str,
-        return_info: Literal[False] = False,
-        force_download: bool | None = None,
-    ) -> str: ...
-
-    @overload
-    def fetch_asset(
-        self,
-        spec: AssetSpec | str,
-        return_info: Literal[True],
-        force_download: bool | None = None,
-    ) -> FetchInfo: ...
-
-    @overload
-    def fetch_asset(
-        self,
-        spec: AssetSpec | str,
-        return_info: bool,
-        force_download: bool | None = None,
-    ) -> str | FetchInfo: ...
-
-    def fetch_asset(
-        self,
-        spec: AssetSpec | str,
-        return_info: bool = False,
-        force_download: bool | None = None,
-    ) -> str | FetchInfo:
-        """Return the local path of an asset, or of its part, downloaded if need be.
-
-        With return_info, a dict: `path`, `version`, `from_cache`, and after a download
-        `meta`, `object_name`, `meta_object_name`, `versions_object_name`.
-
-        - a pinned version that is cached is returned without a lock, write or request
-        - what is returned is whole, and had the right digests when it was downloaded
-        - AssetDoesNotExistError or LocalAssetDoesNotExistError where there is none
-        """
-        has_store = self.storage_provider is not None
-        try:
-            pinned = self.resolve(spec)
-        except (AssetDoesNotExistError, InvalidAssetSpecError) as error:
-            path = _find_existing_path(str(spec), self.assets_dir, has_store)
-            if path is None or isinstance(error, InvalidVersionError):
-                raise
-            info: FetchInfo = {"path": path, "version": None, "from_cache": True}
-        else:
-            info = self._fetch_version(pinned, force_download)
-        return info if return_info else info["path"]
 
     def resolve(self, spec: AssetSpec | str) -> AssetSpec:
         """Return the spec with the version that it means now.
@@ -4378,17 +4413,26 @@ class AssetsManager:
         if not versions:
             hint = f"{self.assets_dir!r} has no copy that was downloaded"
             raise AssetDoesNotExistError(spec.name, spec.version, hint)
-        return self._remove({spec.name: versions}, dry_run)
+        return self._remove([(spec.name, one) for one in versions], dry_run)
 
-    def prune(self, keep: int, dry_run: bool = False) -> list[AssetSpec]:
-        """Delete local copies but each asset's `keep` latest versions; return which.
+    def prune(
+        self,
+        keep: int | None = None,
+        dry_run: bool = False,
+        max_size: int | None = None,
+    ) -> list[AssetSpec]:
+        """Delete local copies, and return which; dry_run deletes nothing.
 
-        What no marker says to be a copy is kept. dry_run deletes nothing.
+        Each asset's `keep` latest versions stay. With max_size, in bytes, only so many
+        of the others go that all are no larger, those first that were fetched first.
+        What no marker says to be a copy is kept.
         """
-        if keep < 1:
+        if keep is None and max_size is None:
+            raise ConfigurationError("prune needs keep, max_size, or both")
+        if keep is not None and keep < 1:
             raise ConfigurationError(f"prune keeps 1 version or more, not {keep}")
-        copies = dict(self._cache.iterate_copies())
-        return self._remove({name: copies[name][keep:] for name in copies}, dry_run)
+        doomed = _choose_pruned(list(self.iterate_copies()), keep or 0, max_size)
+        return self._remove([(one.name, one.version) for one in doomed], dry_run)
 
     def __repr__(self) -> str:
         name = type(self).__name__
@@ -4402,12 +4446,252 @@ class AssetsManager:
             return spec
         return AssetSpec.from_string(spec, self.versioning)
 
-    def _remove(self, versions: dict[str, list[str]], dry_run: bool) -> list[AssetSpec]:
-        pairs = ((name, version) for name in versions for version in versions[name])
+    def _remove(self, pairs: list[tuple[str, str]], dry_run: bool) -> list[AssetSpec]:
         specs = [self._cache.make_spec(one, version=two) for one, two in pairs]
         for spec in () if dry_run else specs:
             self._cache.remove(spec)
         return specs
+
+    def _read_manifest(self, spec: AssetSpec) -> Manifest:
+        try:
+            provider = self._require_store("read")
+            return provider._read_manifest(spec.name, str(spec.version))
+        except ObjectDoesNotExistError as error:
+            versions = ", ".join(self._list_versions(spec)[:10]) or "none"
+            hint = f"the latest are {versions}"
+            raise AssetDoesNotExistError(spec.name, spec.version, hint) from error
+
+    def _make_local_error(self, spec: AssetSpec) -> LocalAssetDoesNotExistError:
+        versions = self._list_versions(self._cache.make_spec(spec.name))
+        return LocalAssetDoesNotExistError(spec.name, spec.version, versions)
+
+    def _list_versions(self, spec: AssetSpec) -> list[str]:
+        if self.storage_provider:
+            return self.storage_provider._find_versions(spec.name) or []
+        with _on_disk(self.assets_dir, "read"):
+            return self._cache.find_versions(spec)
+
+    def _require_store(self, action: str) -> StorageProvider:
+        if not self.storage_provider:
+            raise NoConfiguredProviderError(action)
+        return self.storage_provider
+
+
+class _Delivery:
+    """Puts an asset's content where the user wants it, in these steps.
+
+      1. Whatever lies there must be right, and then all is done.
+      2. Stage the content beside it, or in a folder that is there, which may be the
+         root of a disk: copied from the cache, or brought from the store. It begins
+         with what an interrupted one left.
+      3. Rename it to its place; in a folder that is there, entry by entry.
+
+    There is no marker: what lies there is the user's own.
+    """
+
+    def __init__(self, manager: _CopyKeeper, spec: AssetSpec, to: StrPath) -> None:
+        self._manager, self._spec, self._part = manager, spec, spec.sub_part or ""
+        self._to = os.path.abspath(to)
+
+    def run(self, force: bool) -> FetchInfo:
+        """Take the steps."""
+        source, wanted = self._find(force)
+        is_file = os.path.isfile(source)
+        if wanted and not source:
+            is_file = [file.path for file in wanted.files] == [self._part]
+        if is_file and os.path.isdir(self._to):
+            name = (self._part or self._spec.name).rpartition("/")[2]
+            self._to = os.path.join(self._to, name)
+        is_there = True
+        with _on_disk(self._to):
+            with _Job(self._manager._workers, self._manager.on_progress) as job:
+                is_there = self._is_there(wanted, job)  # 1
+            if not is_there:
+                self._put(source, wanted)
+        is_local = is_there or bool(source)
+        return {"path": self._to, "version": self._spec.version, "from_cache": is_local}
+
+    def _find(self, force: bool) -> tuple[str, Manifest | None]:
+        """Return where the content is cached, if it is, and its manifest, if known."""
+        manager, spec, part = self._manager, self._spec, self._part
+        cached = manager._cache.get_path(spec.name, spec.version)
+        provider, state = manager.storage_provider, manager._cache.look_up(cached, part)
+        action = _decide_fetch(state, provider is not None, force)
+        if action == "fail":
+            raise manager._make_local_error(spec)
+        manifest = _find_manifest(cached) if action == "hit" else None
+        if not manifest and provider:
+            manifest = manager._read_manifest(spec)
+        source = _local_path(cached, part) if action == "hit" else ""
+        wanted = manifest.get_part(part) if manifest else None
+        found = wanted and (wanted.files or wanted.empty_directories)
+        _require_part(spec, bool(found) or os.path.exists(source))
+        return source, wanted
+
+    @property
+    def _staging(self) -> str:
+        folder, name = os.path.split(self._to)
+        if os.path.isdir(self._to):
+            folder, name = self._to, "staging"
+        return os.path.join(folder, f"{_OWN}.{name}")
+
+    def _is_there(self, wanted: Manifest | None, job: _Job) -> bool:
+        """Tell whether all is right there; ConfigurationError where it is not."""
+        if not os.path.lexists(self._to):
+            return False
+        is_folder = os.path.isdir(self._to)
+        if is_folder and (not os.listdir(self._to) or os.path.lexists(self._staging)):
+            return False
+        if wanted and wanted.size is not None:
+            cut = len(self._part) + 1 if self._part else 0
+            files = [file._replace(path=file.path[cut:]) for file in wanted.files]
+            empty = [one[cut:] for one in wanted.empty_directories if one[cut:]]
+            content = wanted._with_files(files, empty)
+            if _is_right(self._to, content, os.path.dirname(self._to), job):
+                return True
+        text = f"{self._to!r} is there, and is not {self._spec}: remove it, or choose "
+        raise ConfigurationError(text + "another place")
+
+    def _put(self, source: str, wanted: Manifest | None) -> None:
+        manager, spec, staging = self._manager, self._spec, self._staging
+        os.makedirs(staging, exist_ok=True)
+        lock, data = os.path.join(staging, "lock"), os.path.join(staging, "data")
+        descriptor = _wait_for_lock(lock, spec.name, manager.timeout)
+        provider, on_progress = manager.storage_provider, manager.on_progress
+        try:
+            job = _Job(manager._workers, on_progress)
+            if provider and not source:
+                job = provider._start_job(on_progress)
+            with job:  # 2
+                job.listeners.append(_touching(lock))
+                if provider and wanted and not source:
+                    key = (spec.name, str(spec.version))
+                    sources = manager._cache.find_sources(spec.name, job)
+                    provider._bring_version(*key, wanted, data, job, {}, sources)
+                    content = _local_path(data, self._part)
+                else:
+                    _remove_tree(data)
+                    _copy_tree(source, data, job)
+                    content = data
+                _sync_tree(content, job)
+            self._rename(content)  # 3
+            _remove_tree(staging)
+        finally:
+            _close_lock(descriptor)
+
+    def _rename(self, content: str) -> None:
+        if not os.path.isdir(self._to):
+            os.replace(content, self._to)
+            _sync_folder(os.path.dirname(self._to))
+            return
+        for name in sorted(os.listdir(content)):
+            place = os.path.join(self._to, name)
+            _remove_tree(place)  # an interrupted one put it there
+            os.rename(os.path.join(content, name), place)
+        _sync_folder(self._to)
+
+
+def _copy_tree(source: str, target: str, job: _Job) -> None:
+    """Copy a file or a copy's files, to which nothing then leads back."""
+    files = _list_files(source)
+    sizes = [ManifestFile("", os.path.getsize(path)) for path in files]
+    job.begin("copying", source, sizes)
+    for folder, _, _ in os.walk(source):
+        os.makedirs(target + folder[len(source) :], exist_ok=True)
+
+    def copy(path: str) -> None:
+        place = target + path[len(source) :]
+        with _open_plain_file(path) as file, open(place, "wb", buffering=0) as copied:
+            status = os.fstat(file.fileno())
+            _copy_bytes(file, copied, status.st_size, job.advance)
+            if status.st_mode & stat.S_IXUSR:
+                os.chmod(place, os.stat(place).st_mode | 0o111)
+        job.advance(0, files=1)
+
+    job.run(copy, files)
+
+
+class AssetsManager(_CopyKeeper):
+    """Fetches assets: from the assets dir, and into it from the store.
+
+    assets_dir        an existing folder (MODELKIT_ASSETS_DIR, else the current one)
+    timeout           seconds to wait for another process's download that makes no
+                      progress (MODELKIT_ASSETS_TIMEOUT_S)
+    storage_provider  the store, else the one that is configured; with neither, the
+                      manager is in pre-downloaded mode
+    offline           whether to be in that mode whatever is configured
+                      (MODELKIT_ASSETS_OFFLINE)
+    on_progress       is told how far downloads and checks are; see `StorageProvider`
+    versioning        the versioning system (MODELKIT_ASSETS_VERSIONING_SYSTEM)
+
+    One manager serves any number of threads, and pickles, without on_progress.
+    """
+
+    @overload
+    def fetch_asset(
+        self,
+        spec: AssetSpec | str,
+        return_info: Literal[False] = False,
+        force_download: bool | None = None,
+        *,
+        to: StrPath | None = None,
+    ) -> str: ...
+
+    @overload
+    def fetch_asset(
+        self,
+        spec: AssetSpec | str,
+        return_info: Literal[True],
+        force_download: bool | None = None,
+        *,
+        to: StrPath | None = None,
+    ) -> FetchInfo: ...
+
+    @overload
+    def fetch_asset(
+        self,
+        spec: AssetSpec | str,
+        return_info: bool,
+        force_download: bool | None = None,
+        *,
+        to: StrPath | None = None,
+    ) -> str | FetchInfo: ...
+
+    def fetch_asset(
+        self,
+        spec: AssetSpec | str,
+        return_info: bool = False,
+        force_download: bool | None = None,
+        *,
+        to: StrPath | None = None,
+    ) -> str | FetchInfo:
+        """Return the local path of an asset, or of its part, downloaded if need be.
+
+        With return_info, a dict: `path`, `version`, `from_cache`, and after a download
+        `meta`, `object_name`, `meta_object_name`, `versions_object_name`.
+
+        - a pinned version that is cached is returned without a lock, write or request
+        - what is returned is whole, and had the right digests when it was downloaded
+        - AssetDoesNotExistError or LocalAssetDoesNotExistError where there is none
+        - with `to`, the content is put there instead, and is yours: a folder of the
+          asset's files, or a file, as it is; copied from the assets dir, if it is
+          there, else downloaded. What is there before must be just that
+        """
+        has_store = self.storage_provider is not None
+        try:
+            pinned = self.resolve(spec)
+        except (AssetDoesNotExistError, InvalidAssetSpecError) as error:
+            path = _find_existing_path(str(spec), self.assets_dir, has_store)
+            if path is None or to or isinstance(error, InvalidVersionError):
+                raise
+            info: FetchInfo = {"path": path, "version": None, "from_cache": True}
+        else:
+            info = (
+                self._fetch_version(pinned, force_download)
+                if to is None
+                else _Delivery(self, pinned, to).run(bool(force_download))
+            )
+        return info if return_info else info["path"]
 
     def _fetch_version(
         self, spec: AssetSpec, force: bool | None, tries: int = 4
@@ -4482,39 +4766,36 @@ class AssetsManager:
                 }
         raise AssetsDirError(path, "other processes replace it again and again")
 
-    def _read_manifest(self, spec: AssetSpec) -> Manifest:
-        try:
-            provider = self._require_store("read")
-            return provider._read_manifest(spec.name, str(spec.version))
-        except ObjectDoesNotExistError as error:
-            versions = ", ".join(self._list_versions(spec)[:10]) or "none"
-            hint = f"the latest are {versions}"
-            raise AssetDoesNotExistError(spec.name, spec.version, hint) from error
-
-    def _make_local_error(self, spec: AssetSpec) -> LocalAssetDoesNotExistError:
-        versions = self._list_versions(self._cache.make_spec(spec.name))
-        return LocalAssetDoesNotExistError(spec.name, spec.version, versions)
-
-    def _list_versions(self, spec: AssetSpec) -> list[str]:
-        if self.storage_provider:
-            return self.storage_provider._find_versions(spec.name) or []
-        with _on_disk(self.assets_dir, "read"):
-            return self._cache.find_versions(spec)
-
-    def _require_store(self, action: str) -> StorageProvider:
-        if not self.storage_provider:
-            raise NoConfiguredProviderError(action)
-        return self.storage_provider
-
 
 def _describe_copy(name: str, version: str, path: str) -> LocalCopy:
     from datetime import datetime, timezone
 
     marker = _find_marker(path)
-    fetched = datetime.fromtimestamp(int(os.stat(marker).st_mtime), timezone.utc)
+    fetched = datetime.fromtimestamp(os.stat(marker).st_mtime, timezone.utc)
     size = sum(os.lstat(one).st_size for one in _list_files(path))
     is_partial = marker.endswith(_PARTIAL_MARKER)
     return LocalCopy(name, version, path, size, fetched.isoformat(), is_partial)
+
+
+def _choose_pruned(
+    copies: Sequence[LocalCopy], keep: int, max_size: int | None
+) -> list[LocalCopy]:
+    """Return which copies to delete; those of an asset come the latest first."""
+    seen: dict[str, int] = {}
+    free = []
+    for copy in copies:
+        seen[copy.name] = seen.get(copy.name, 0) + 1
+        if seen[copy.name] > keep:
+            free.append(copy)
+    if max_size is None:
+        return free
+    excess = sum(copy.size for copy in copies) - max_size
+    doomed = []
+    for copy in sorted(free, key=lambda copy: copy.date):
+        if excess > 0:
+            doomed.append(copy)
+            excess -= copy.size
+    return doomed
 
 
 def _identify(path: str) -> tuple[int, ...] | None:
@@ -4579,7 +4860,9 @@ def _check_apart(assets_dir: str, provider: StorageProvider) -> None:
 
 # ------------------------------------------------------------------- the terminal
 
+_PROGRAM = "modelkit_assets"
 _REDRAW_S = 0.1
+_TELL_S = 10.0  # between the lines that say it where nothing is drawn
 _PATIENCE_S = 0.5  # shorter work shows no progress
 
 
@@ -4612,6 +4895,16 @@ class _Screen:
                 self._draw(_describe_progress(progress, rate, width))
                 self._drawn_at = now
 
+    def tell(self, progress: Progress) -> None:
+        """Say in a line of its own how far long work is, where nothing is drawn."""
+        now = time.monotonic()
+        with self._writing:
+            if self._work != progress[:2]:
+                self._work, self._drawn_at = progress[:2], now
+            if now >= self._drawn_at + _TELL_S:
+                self._drawn_at = now
+                _say(_describe_progress(progress, 0, sys.maxsize))
+
     def write(self, text: str) -> None:
         """Write text above what is drawn."""
         with self._writing:
@@ -4636,6 +4929,10 @@ class _Screen:
             self.stream.write(f"\r{wipe}{text}" + "\r" * bool(text))
             self.stream.flush()
         self._is_drawn = bool(text)
+
+
+def _say(message: str) -> None:
+    print(f"{_PROGRAM}: {message}", file=sys.stderr)
 
 
 def _describe_progress(progress: Progress, rate: float, width: int) -> str:
@@ -4673,6 +4970,11 @@ def _show_size(size: float) -> str:
         units.pop()
     digits = 0 if units[-1] == "B" or size >= 99.5 else 1
     return f"{size:.{digits}f} {units[-1]}"
+
+
+def _count(number: int, one: str, many: str = "") -> str:
+    """Return a number with its noun, as `1 file` or `2 files`."""
+    return f"{number} {one if number == 1 else many or f'{one}s'}"
 
 
 def _show_date(date: Any) -> str:
@@ -4714,10 +5016,10 @@ def _align(rows: Iterable[Sequence[object]]) -> list[str]:
 # A command is a function, whose declaration stands on it. Data goes to stdout, all else
 # to stderr: see `_print` and `_fail`.
 
-_PROGRAM = "modelkit_assets"
 _EXIT_CODES = """exit codes: 0 done, 1 failed or declined, 2 bad usage or configuration,
 3 no such asset or version, 4 access refused, 5 store unreachable, 6 content does not
 match its digest, 130 interrupted, 143 terminated"""
+_SOURCE_URL = re.compile(r"(s3|gs|az)://([^/]+)/*(.*)")
 _SCHEMES = {"s3": "s3", "gs": "gcs", "az": "az"}  # of URLs, and their providers
 
 
@@ -4751,14 +5053,17 @@ def main(args: Sequence[str] | None = None) -> int:
     options = _get_main_parser(chosen).parse_args(given)
     options.screen = screen = _Screen()
     is_watched = _is_terminal(screen.stream) and os.environ.get("TERM") != "dumb"
-    options.on_progress = screen.show if is_watched and not options.quiet else None
+    options.on_progress = screen.show if is_watched else screen.tell
+    if options.quiet:
+        options.on_progress = None
     try:
         with _signals(), _logging(options):
             code: int = options.run(options)
             return code
     except KeyboardInterrupt as error:
         is_terminated = isinstance(error, _Terminated)
-        code = _fail("terminated", 143) if is_terminated else _fail("interrupted", 130)
+        how = ("terminated", 143) if is_terminated else ("interrupted", 130)
+        code = _fail(options, *how)
         if args is None:  # the process is ours: no thread of an SDK's holds it up
             sys.stdout.flush()
             sys.stderr.flush()
@@ -4772,7 +5077,7 @@ def main(args: Sequence[str] | None = None) -> int:
             import traceback
 
             traceback.print_exc()
-        return _fail(str(error), getattr(error, "exit_code", 1))
+        return _fail(options, str(error), getattr(error, "exit_code", 1))
 
 
 class _Terminated(KeyboardInterrupt):
@@ -4831,13 +5136,14 @@ def _logging(options: argparse.Namespace) -> Iterator[None]:
             _logger().removeHandler(handler)
 
 
-def _fail(message: str, code: int) -> int:
-    _say(f"error: {' '.join(message.split())}")
+def _fail(options: argparse.Namespace, message: str, code: int) -> int:
+    message = " ".join(message.split())
+    if options.json:
+        options.screen.close()
+        print(json.dumps({"error": message, "exit_code": code}), file=sys.stderr)
+    else:
+        _say(f"error: {message}")
     return code
-
-
-def _say(message: str) -> None:
-    print(f"{_PROGRAM}: {message}", file=sys.stderr)
 
 
 def _print(options: argparse.Namespace, document: Any, lines: Iterable[str]) -> int:
@@ -4896,15 +5202,24 @@ def _open_store(options: argparse.Namespace, **settings: Any) -> StorageProvider
     given = {name: vars(options).get(f"storage_{name}") for name in names}
     versioning = options.assets_versioning_system
     how = {"on_progress": options.on_progress, "versioning": versioning}
+    if vars(options).get("endpoint"):
+        how["endpoint_url"] = options.endpoint
     return StorageProvider(**{**given, **how, **settings})
 
 
 def _open_manager(options: argparse.Namespace) -> AssetsManager:
-    chosen, provider = vars(options).get("storage_provider"), None
-    if _find_setting("MODELKIT_STORAGE_PROVIDER", chosen)[0]:
+    given, provider = vars(options).get("storage_provider"), None
+    offline = _is_offline(options)
+    if _find_setting("MODELKIT_STORAGE_PROVIDER", given)[0] and not offline:
         provider = _open_store(options)
-    versioning, on_progress = options.assets_versioning_system, options.on_progress
-    return AssetsManager(options.assets_dir, None, provider, on_progress, versioning)
+    how = (options.on_progress, options.assets_versioning_system, offline)
+    return AssetsManager(options.assets_dir, None, provider, *how)
+
+
+def _is_offline(options: argparse.Namespace) -> bool:
+    variable = "MODELKIT_ASSETS_OFFLINE"
+    given = vars(options).get("assets_offline") or None
+    return _read_boolean(_find_setting(variable, given)[0], variable)
 
 
 def _confirm(options: argparse.Namespace, question: str) -> bool:
@@ -4916,45 +5231,75 @@ def _confirm(options: argparse.Namespace, question: str) -> bool:
     return sys.stdin.readline().strip() in ("y", "Y", "yes")
 
 
-_STORE = "--provider --bucket --prefix --versioning"
+_STORE = "--provider --bucket --prefix --endpoint --versioning"
 _CONSENT = "--yes --dry-run"
 
 
-@_command("model.bin nlp/bert --yes", f"PATH NAME --pack {_CONSENT} {_STORE}")
+@_command("model.bin nlp/bert --yes", f"PATH NAME --pack --meta {_CONSENT} {_STORE}")
 def _run_new(options: argparse.Namespace) -> int:
     """Publish a file or folder as a new asset; asks first."""
     spec = AssetSpec.from_string(options.spec, options.assets_versioning_system)
     if spec.version or spec.sub_part:
         reason = "a new asset is given by its NAME alone"
         raise InvalidAssetSpecError(options.spec, reason)
-    _check_new_name(spec.name, options.assets_versioning_system)
-    return _publish(options, spec, f"the new asset {spec.name!r}")
+    return _publish(options, spec, is_new=True)
 
 
 @_command(
-    "model.bin nlp/bert:1", f"PATH NAME[:MAJOR] --bump-major --pack {_CONSENT} {_STORE}"
+    "model.bin nlp/bert:1 --meta commit=3f2a1c",
+    f"PATH NAME[:MAJOR] --bump-major --pack --meta {_CONSENT} {_STORE}",
 )
 def _run_update(options: argparse.Namespace) -> int:
     """Publish a file or folder as the next version of an asset; asks first."""
     spec = AssetSpec.from_string(options.spec, options.assets_versioning_system)
     if spec.is_version_complete() or spec.sub_part:
         raise InvalidAssetSpecError(options.spec, "an update takes NAME or NAME:MAJOR")
-    return _publish(options, spec, f"the next version of {str(spec)!r}")
+    return _publish(options, spec, is_new=False)
 
 
-def _publish(options: argparse.Namespace, spec: AssetSpec, what: str) -> int:
-    provider = _open_store(options)
-    uri = provider.driver.get_object_uri(provider.prefix)
-    if not _confirm(options, f"Publish {options.path!r} as {what} in {uri}?"):
-        return _fail("declined, nothing was published", 1)
+def _publish(options: argparse.Namespace, spec: AssetSpec, is_new: bool) -> int:
+    pairs = [one.partition("=") for one in options.meta or ()]
+    if not all(key and equals for key, equals, _ in pairs):
+        raise ConfigurationError("--meta takes KEY=VALUE, as --meta commit=3f2a1c")
+    provider, what = _open_store(options), ""
+    if options.dry_run or not options.yes:
+        what = _describe_publication(options, provider, spec, is_new)
+    if not _confirm(options, f"Publish {what}?"):
+        return _fail(options, "declined, nothing was published", 1)
+    how: dict[str, Any] = {"dry_run": options.dry_run, "pack": options.pack}
+    how["metadata"] = {key: value for key, _, value in pairs}
     publish: Any = provider.new
-    how = {"dry_run": options.dry_run, "pack": options.pack}
-    if "bump_major" in options:
+    if not is_new:
         publish, how["bump_major"] = provider.update, options.bump_major
     with _local_source(options) as path:
         version = publish(path, spec.name, spec.version, **how)
+    if options.dry_run and not (options.json or options.quiet):
+        _say(f"would publish {what}")
     document = {"name": spec.name, "version": version, "dry_run": options.dry_run}
     return _print(options, document, [f"{spec.name}:{version}"])
+
+
+def _describe_publication(
+    options: argparse.Namespace,
+    provider: StorageProvider,
+    spec: AssetSpec,
+    is_new: bool,
+) -> str:
+    """Return what is to be published, as which version, and where to."""
+    what, listed, bump_major = options.path, list[str](), False
+    if not _SOURCE_URL.fullmatch(options.path):
+        with _source_errors(what):
+            found = [stamp[0] for _, stamp in _walk_source(options.path) if stamp]
+        what += f" ({_count(len(found), 'file')}, {_show_size(sum(found))})"
+    if is_new:
+        provider._check_new(spec)
+    else:
+        listed, bump_major = provider._require_versions(spec), options.bump_major
+    version = _choose_next_version(spec, listed, bump_major)
+    # a date is that of the publication
+    version = "NOW" if _DATE.fullmatch(version) else version
+    where = provider.driver.get_object_uri(provider.prefix)
+    return f"{what} as {spec.name}:{version} in {where}"
 
 
 @contextmanager
@@ -4962,13 +5307,18 @@ def _local_source(options: argparse.Namespace) -> Iterator[str]:
     """Yield the path of what is to be published; what a URL names is fetched first."""
     import tempfile
 
-    url = re.fullmatch(r"(s3|gs|az)://([^/]+)/*(.*)", options.path)
+    url = _SOURCE_URL.fullmatch(options.path)
     if not url:
         yield options.path
         return
     provider = _open_store(options, provider=_SCHEMES[url[1]], bucket=url[2])
     with tempfile.TemporaryDirectory() as folder:
-        yield provider._download_objects(url[3], folder)
+        try:
+            path = provider._download_objects(url[3], folder)
+        except ConfigurationError as error:  # whose hint names the store's own bucket
+            reason = f"is there a bucket {url[2]!r}? ({error.__cause__ or error})"
+            raise InvalidSourceError(options.path, reason) from error
+        yield path
 
 
 @_command("'nlp/*' --long", f"GLOB --local --long --assets-dir {_STORE}")
@@ -4984,6 +5334,9 @@ def _run_list(options: argparse.Namespace) -> int:
         ]
         if not copies:
             _say(f"no such copies in {manager.assets_dir!r}")
+        if leftovers := _measure_leftovers(manager._cache):
+            size = _show_size(leftovers)
+            _say(f"interrupted downloads left {size} in .cache: `prune` deletes it")
         document, lines = _describe_copies(copies)
         return _print(options, document, lines)
     provider = _open_store(options)
@@ -4996,7 +5349,8 @@ def _run_list(options: argparse.Namespace) -> int:
     width = max(map(len, found), default=0)
     room = _get_width(sys.stdout) - width - 2 if _is_terminal(sys.stdout) else None
     lines = [f"{name:{width}}  {_fit_versions(found[name], room)}" for name in found]
-    return _print(options, found, lines)
+    document = [{"name": name, "version": one} for name in found for one in found[name]]
+    return _print(options, document, lines)
 
 
 def _fit_versions(versions: Sequence[str], room: int | None) -> str:
@@ -5023,9 +5377,12 @@ def _describe_versions(
         if manifest:
             about = {key: manifest.document.get(key) for key in about}
             about.update(size=manifest.size, files=len(manifest.files))
-        document.append({"name": name, "version": version, **about})
+        metadata = manifest.metadata if manifest else {}
+        document.append(
+            {"name": name, "version": version, **about, "metadata": metadata}
+        )
         date, size, files, pushed_by = about.values()
-        count = "-" if files is None else f"{files} file{'s' * (files != 1)}"
+        count = "-" if files is None else _count(files, "file")
         rows.append((f"{name}:{version}", _show_date(date), size, count, pushed_by))
     return document, _align(rows)
 
@@ -5042,46 +5399,149 @@ def _describe_copies(copies: list[LocalCopy]) -> tuple[list[dict[str, Any]], lis
 
 @_command(
     "nlp/bert:1 'nlp/bert:1.0[vocab.txt]'",
-    f"[SPECS] -r --download --assets-dir {_STORE}",
+    f"[SPECS] -r --to --download --offline --assets-dir {_STORE}",
 )
 def _run_fetch(options: argparse.Namespace) -> int:
     """Print the local path of each asset, downloaded if need be."""
-    specs, found, manager = _read_specs(options), [], _open_manager(options)
-    for text in specs:
-        with _suggesting(manager):
-            info = manager.fetch_asset(text, True, options.download or None)
-        path = os.path.abspath(info["path"])
-        shown = {key: info[key] for key in ("version", "from_cache")}
-        found.append({"spec": text, "path": path, **shown})
-        if not options.json:
-            options.screen.close()
-            print(path, flush=True)
-    return _print(options, found, [])
+    specs, found = _read_specs(options), dict[int, dict[str, Any]]()
+    if options.to and len(specs) > 1:
+        raise ConfigurationError("--to takes one SPEC")
+    together = _Together(options.on_progress, len(specs))
+    if len(specs) > 1:
+        options.on_progress = together
+    manager = _open_manager(options)
+
+    def fetch(index: int) -> None:
+        text, where = specs[index]
+        force = options.download or None
+        with _telling_where(where), _suggesting(manager):
+            info = manager.fetch_asset(text, True, force, to=options.to or None)
+        about = {"spec": text, "path": os.path.abspath(info["path"])}
+        shown = {"version": info["version"], "from_cache": info["from_cache"]}
+        found[index] = {**about, **shown}
+
+    try:
+        together.run(fetch, manager.storage_provider)
+    finally:  # also those that came before the one that failed
+        missing = (index for index in range(len(specs)) if index not in found)
+        documents = [found[index] for index in range(next(missing, len(specs)))]
+        options.screen.close()
+        for one in () if options.json else documents:
+            print(one["path"], flush=True)
+    return _print(options, documents, [])
 
 
-@_command("-r assets.txt > assets.lock", f"[SPECS] -r --assets-dir {_STORE}")
+class _Together:
+    """Several fetches side by side, whose progress is told as that of one."""
+
+    def __init__(self, listener: OnProgress | None, number: int) -> None:
+        self._listener, self._number = listener, number
+        self._job, self._telling = _Job(1), threading.Lock()
+        self._latest: dict[str, Progress] = {}
+
+    def run(
+        self, fetch: Callable[[int], None], provider: StorageProvider | None
+    ) -> None:
+        """Call fetch(index) for each, several at once where there is a store.
+
+        They share the store's workers, so that no more requests run at once than one
+        fetch would have. The first error stops the others.
+        """
+        if provider and self._number > 1:
+            provider._slots = threading.BoundedSemaphore(provider.workers)
+            self._job.workers = provider.workers
+            self._job.run(fetch, range(self._number))
+            return
+        for index in range(self._number):
+            fetch(index)
+
+    def __call__(self, progress: Progress) -> None:
+        """Take the progress of one; what this raises stops it."""
+        self._job.beat()
+        with self._telling:
+            self._latest[progress.asset] = progress
+            sums = zip(*(one[2:] for one in self._latest.values()))
+            about = ("downloading", _count(self._number, "asset"))
+            if self._listener:
+                self._listener(Progress(*about, *map(sum, sums)))
+
+
+@_command(
+    "-r assets.txt -o assets.lock", f"[SPECS] -r -o --offline --assets-dir {_STORE}"
+)
 def _run_resolve(options: argparse.Namespace) -> int:
     """Print each spec pinned to the version that it means now."""
     specs, manager, pinned = _read_specs(options), _open_manager(options), []
-    for text in specs:
-        with _suggesting(manager):
+    for text, where in specs:
+        with _telling_where(where), _suggesting(manager):
             pinned.append(str(manager.resolve(text)))
-    return _print(options, pinned, pinned)
+    if options.output:
+        _write_whole(options.output, "".join(f"{one}\n" for one in pinned))
+    return _print(options, pinned, [] if options.output else pinned)
 
 
-def _read_specs(options: argparse.Namespace) -> list[str]:
-    specs = list(options.specs)
-    if options.r:
-        try:
-            with open(options.r, encoding="utf-8") as file:
-                lines = [re.split(r"(?:^|\s)#", line)[0].strip() for line in file]
-        except (OSError, UnicodeDecodeError) as error:
-            text = f"cannot read {options.r!r}: {error}"
-            raise ConfigurationError(text) from error
-        specs += filter(None, lines)
+def _write_whole(path: str, text: str) -> None:
+    """Write a file whole or not at all."""
+    staged = os.path.join(os.path.dirname(path), f"{_OWN}.{_make_token()}")
+    try:
+        with open(staged, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(staged, path)
+    except OSError as error:
+        with suppress(OSError):
+            os.unlink(staged)
+        raise ConfigurationError(f"cannot write {path!r}: {error.strerror}") from error
+
+
+def _read_specs(options: argparse.Namespace) -> list[tuple[str, str]]:
+    """Return the specs that are given, and where those of a file stand in it."""
+    specs = [(text, "") for text in options.specs]
     if not specs and not options.r:
         raise InvalidAssetSpecError("", "give a SPEC, or a file of them with -r")
+    if options.r:
+        shown = "standard input" if options.r == "-" else repr(options.r)
+        found = [
+            (text, f"{shown}, line {number}, {text!r}")
+            for number, line in enumerate(_read_lines(options.r, shown), 1)
+            if (text := re.split(r"(?:^|\s)#", line)[0].strip())
+        ]
+        if not found:
+            raise ConfigurationError(f"there is no spec in {shown}")
+        specs += found
     return specs
+
+
+def _read_lines(path: str, shown: str) -> list[str]:
+    try:
+        is_stdin = path == "-"
+        # not sys.stdin, which has an encoding of its own
+        source = 0 if is_stdin else path
+        with open(source, encoding="utf-8", closefd=not is_stdin) as file:
+            return file.readlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"cannot read {shown}: {error}") from error
+
+
+class _SpecError(ModelkitAssetsError):
+    """Another error, and where the spec stands that it is about."""
+
+    _text = "{where}: {message}"
+    _facts = {"where": "", "message": ""}
+
+
+@contextmanager
+def _telling_where(where: str) -> Iterator[None]:
+    """Add to an error where its spec stands, if that is in a file."""
+    try:
+        yield
+    except ModelkitAssetsError as error:
+        if not where:
+            raise
+        located = _SpecError(where, str(error))
+        located.exit_code = error.exit_code
+        raise located from error
 
 
 @contextmanager
@@ -5108,7 +5568,7 @@ def _suggesting(manager: AssetsManager) -> Iterator[None]:
         raise AssetDoesNotExistError(about["name"], about["version"], hint) from error
 
 
-@_command("nlp/bert:1", f"SPEC --assets-dir {_STORE}")
+@_command("nlp/bert:1", f"SPEC --offline --assets-dir {_STORE}")
 def _run_info(options: argparse.Namespace) -> int:
     """Show a version's manifest and where it is."""
     manager = _open_manager(options)
@@ -5127,6 +5587,8 @@ def _run_info(options: argparse.Namespace) -> int:
     for key in ("push_date", "pushed_by"):
         if manifest and key in manifest.document:
             lines.append(f"{key}: {manifest.document[key]}")
+    for key, text in manifest.metadata.items() if manifest else ():
+        lines.append(f"{key} = {text}")
     for file in manifest.files if manifest else ():
         size = "-" if file.size is None else file.size
         lines.append(f"{size:>12}  {file.sha256 or '-':64}  {file.path}")
@@ -5151,7 +5613,7 @@ def _find_copy(
     return (path if is_cached else None), manifest
 
 
-@_command("nlp/bert:0.1", f"[SPECS] --assets-dir {_STORE}")
+@_command("nlp/bert:0.1", f"[SPECS] --offline --assets-dir {_STORE}")
 def _run_verify(options: argparse.Namespace) -> int:
     """Check local copies, by default all, against what was published."""
     manager, code, document = _open_manager(options), 0, []
@@ -5196,24 +5658,50 @@ def _run_remove(options: argparse.Namespace) -> int:
     return _remove(options, manager, list(dict.fromkeys(specs)))
 
 
-@_command("--keep 2", f"--keep {_CONSENT} --assets-dir --versioning")
+@_command(
+    "--keep 2 --max-size 50GB",
+    f"--keep --max-size {_CONSENT} --assets-dir --versioning",
+)
 def _run_prune(options: argparse.Namespace) -> int:
-    """Delete local copies but the latest versions of each asset; asks first."""
-    manager = _open_manager(options)
-    return _remove(options, manager, manager.prune(options.keep, True))
+    """Delete local copies, and what interrupted downloads left; asks first."""
+    manager, max_size = _open_manager(options), None
+    if options.max_size is not None:
+        max_size = _read_size(options.max_size)
+    specs = manager.prune(options.keep, True, max_size)
+    return _remove(options, manager, specs, _measure_leftovers(manager._cache))
 
 
 def _remove(
-    options: argparse.Namespace, manager: AssetsManager, specs: list[AssetSpec]
+    options: argparse.Namespace,
+    manager: AssetsManager,
+    specs: list[AssetSpec],
+    leftovers: int = 0,
 ) -> int:
     names = [str(spec) for spec in specs]
-    what = f"{len(names)} local copies from {manager.assets_dir!r}: {', '.join(names)}"
-    if specs and not _confirm(options, f"Delete {what}?"):
-        return _fail("declined, nothing was deleted", 1)
+    number = _count(len(names), "local copy", "local copies")
+    what = [f"{number} from {manager.assets_dir!r}: {', '.join(names)}"] * bool(names)
+    if leftovers:
+        what.append(f"{_show_size(leftovers)} that interrupted downloads left")
+    if what and not _confirm(options, f"Delete {', and '.join(what)}?"):
+        return _fail(options, "declined, nothing was deleted", 1)
     for spec in () if options.dry_run else specs:
         with suppress(AssetDoesNotExistError):  # another process was faster
             manager.remove(spec)
+    if leftovers and not options.dry_run:
+        _clear_leftovers(manager._cache)
+    if leftovers and not options.json:
+        _say(f"{'would delete' if options.dry_run else 'deleted'} {what[-1]}")
     return _print(options, names, names)
+
+
+def _read_size(text: str) -> int:
+    """Read a number of bytes, as `50GB` or `1.5 TiB`."""
+    found = re.fullmatch(r"\s*([0-9.]+)\s*([kMGT]?)(i?)B?\s*", text, re.IGNORECASE)
+    with suppress(ValueError):
+        if found:
+            power = " kmgt".index(found[2].lower() or " ")
+            return int(float(found[1]) * (1024 if found[3] else 1000) ** power)
+    raise ConfigurationError(f"--max-size takes a size, as 50GB, not {text!r}")
 
 
 # `doctor` finds out what is wrong, and says it in the words of the errors above
@@ -5278,6 +5766,8 @@ def _check_versioning(options: argparse.Namespace) -> str:
 
 def _check_provider(options: argparse.Namespace, opened: list[StorageProvider]) -> str:
     given = options.storage_provider
+    if _is_offline(options):
+        return "not asked, as MODELKIT_ASSETS_OFFLINE is set"
     if not (options.write or _find_setting("MODELKIT_STORAGE_PROVIDER", given)[0]):
         _Settings.resolve()  # one that is wrong would fail each fetch
         return "none: pre-downloaded mode, only what is cached is served"
@@ -5388,16 +5878,36 @@ _ARGUMENTS = {
     "SPEC": _value("SPEC", "name[:version]", "spec"),
     "SPECS": _value("SPEC", "name[:version]", "specs", nargs="+"),
     "[SPECS]": _value("SPEC", "name[:version][[part]]", "specs", nargs="*"),
-    "-r": _value("FILE", "read specs from it, one a line; # begins a comment", "-r"),
+    "-r": _value(
+        "FILE", "read specs from it, one a line; # begins a comment; - is stdin", "-r"
+    ),
+    "-o": _value("FILE", "write there, whole or not at all", "-o", "--output"),
+    "--to": _value("DIR", "put the content there instead, as your own", "--to"),
     "--pack": _flag("make one object of a folder, a tar", "--pack"),
     "--bump-major": _flag("publish the first version of a new major", "--bump-major"),
+    "--meta": _value(
+        "KEY=VALUE",
+        "say so of the version; any number of times",
+        "--meta",
+        action="append",
+    ),
     "--yes": _flag("do not ask", "-y", "--yes"),
     "--dry-run": _flag("say what would be done, and change nothing", "--dry-run"),
     "--local": _flag("list the local copies, with size and date", "--local"),
     "--long": _flag("a line for each version: date, size, files", "-l", "--long"),
     "--download": _flag("download again what is cached", "--download"),
-    "--keep": _value("N", "versions of each", "--keep", type=int, required=True),
+    "--keep": _value("N", "keep so many versions of each", "--keep", type=int),
+    "--max-size": _value("SIZE", "keep at most so much, as 50GB", "--max-size"),
     "--write": _flag("publish a probe too, which is deleted again", "--write"),
+    "--offline": (
+        ("--offline",),
+        {
+            "action": "store_true",
+            "dest": "assets_offline",
+            "help": "serve only what is cached (MODELKIT_ASSETS_OFFLINE)",
+        },
+    ),
+    "--endpoint": _value("URL", "of an S3 that is not AWS (S3_ENDPOINT)", "--endpoint"),
     "--assets-dir": _setting(
         "DIR", "folder of the local copies", "MODELKIT_ASSETS_DIR", "--assets-dir"
     ),

@@ -49,13 +49,14 @@ def test_options_stand_for_their_variables(tmp_path, source, monkeypatch):
        "--versioning", "simple_date")  # fmt: skip
     assert (tmp_path / "bucket" / "mine" / "x.versions").is_file()
     where += ["--prefix", "mine"]
-    version = json.loads(ok("list", "--json", *where))["x"][0]
+    version = json.loads(ok("list", "--json", *where))[0]["version"]
     path = ok("fetch", "x", *where, "--assets-dir", tmp_path / "cache")
     assert path == f"{tmp_path}/cache/x/{version}\n"
 
 
 def test_json_is_one_document(published, source, assets_dir):
-    assert json.loads(ok("list", "nlp/b*", "--json")) == {"nlp/bert": ["0.1", "0.0"]}
+    versions = [{"name": "nlp/bert", "version": one} for one in ("0.1", "0.0")]
+    assert json.loads(ok("list", "nlp/b*", "--json")) == versions
     assert json.loads(ok("resolve", "nlp/bert", "--json")) == ["nlp/bert:0.1"]
     for from_cache in (False, True):
         assert json.loads(ok("fetch", "nlp/bert:0.0", "--json")) == [

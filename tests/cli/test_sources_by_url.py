@@ -147,7 +147,7 @@ def test_a_publication_that_is_declined_has_downloaded_nothing(
     done = answer("n\n", "new", "s3://bucket/x", "x")  # of a Python without boto3
     assert (done.returncode, done.stdout) == (1, "")
     assert "declined, nothing was published" in done.stderr
-    assert "Publish 's3://bucket/x' as the new asset 'x'" in done.stderr
+    assert "Publish s3://bucket/x as x:0.0 in " in done.stderr
     assert stub.requests == []
 
 

@@ -144,7 +144,8 @@ def do_commands(run, command, store, assets_dir, **where):
         (info,) = json.loads(say("fetch", "nlp/cli:0.1", "--json"))
         assert (info["path"], info["from_cache"]) == (path, from_cache)
     assert Path(path, "vocab.txt").read_text() == "two"
-    assert json.loads(say("list", "*/cli", "--json")) == {"nlp/cli": ["0.1", "0.0"]}
+    versions = [{"name": "nlp/cli", "version": one} for one in ("0.1", "0.0")]
+    assert json.loads(say("list", "*/cli", "--json")) == versions
     error = say("fetch", "no/such", code=3)
     assert error.startswith("modelkit_assets: error: ") and error.count("\n") == 1
 

@@ -3888,13 +3888,17 @@ def _clear_leftovers(cache: _Cache) -> None:
         pass
 
 
-def _is_right(path: str, manifest: Manifest, within: str, job: _Job) -> bool:
+def _is_right(
+    path: str, manifest: Manifest, within: str, job: _Job, ignored: str | None = None
+) -> bool:
     """Tell whether a copy is just what a version holds, by its files' digests."""
     if manifest.size is None:
         return False
     job.begin("checking", path, manifest.files)
     try:
-        found = dict(_walk_source(path)).keys()
+        found = {
+            part for part, _ in _walk_source(path) if part.split("/")[0] != ignored
+        }
     except (OSError, InvalidSourceError):
         return False
     paths = {file.path for file in manifest.files} | {*manifest.empty_directories}
@@ -4502,12 +4506,8 @@ class _Delivery:
         if is_file and os.path.isdir(self._to):
             name = (self._part or self._spec.name).rpartition("/")[2]
             self._to = os.path.join(self._to, name)
-        is_there = True
         with _on_disk(self._to):
-            with _Job(self._manager._workers, self._manager.on_progress) as job:
-                is_there = self._is_there(wanted, job)  # 1
-            if not is_there:
-                self._put(source, wanted)
+            is_there = self._is_there(wanted) or self._put(source, wanted)
         is_local = is_there or bool(source)
         return {"path": self._to, "version": self._spec.version, "from_cache": is_local}
 
@@ -4535,49 +4535,66 @@ class _Delivery:
             folder, name = self._to, "staging"
         return os.path.join(folder, f"{_OWN}.{name}")
 
-    def _is_there(self, wanted: Manifest | None, job: _Job) -> bool:
-        """Tell whether all is right there; ConfigurationError where it is not."""
-        if not os.path.lexists(self._to):
-            return False
-        is_folder = os.path.isdir(self._to)
-        if is_folder and (not os.listdir(self._to) or os.path.lexists(self._staging)):
+    def _is_there(self, wanted: Manifest | None) -> bool:
+        """Tell whether all is right there (1); ConfigurationError where it is not."""
+        own, entries = os.path.basename(self._staging), {""}
+        if os.path.isdir(self._to):
+            entries = {*os.listdir(self._to)} - {own}
+        if not (entries and os.path.lexists(self._to)):
             return False
         if wanted and wanted.size is not None:
             cut = len(self._part) + 1 if self._part else 0
             files = [file._replace(path=file.path[cut:]) for file in wanted.files]
             empty = [one[cut:] for one in wanted.empty_directories if one[cut:]]
             content = wanted._with_files(files, empty)
-            if _is_right(self._to, content, os.path.dirname(self._to), job):
-                return True
+            with _Job(self._manager._workers, self._manager.on_progress) as job:
+                if _is_right(self._to, content, os.path.dirname(self._to), job, own):
+                    return True
+        if os.path.isdir(self._staging) and os.path.isdir(self._to):
+            return False  # an interrupted one put some of it there
         text = f"{self._to!r} is there, and is not {self._spec}: remove it, or choose "
         raise ConfigurationError(text + "another place")
 
-    def _put(self, source: str, wanted: Manifest | None) -> None:
-        manager, spec, staging = self._manager, self._spec, self._staging
-        os.makedirs(staging, exist_ok=True)
-        lock, data = os.path.join(staging, "lock"), os.path.join(staging, "data")
-        descriptor = _wait_for_lock(lock, spec.name, manager.timeout)
-        provider, on_progress = manager.storage_provider, manager.on_progress
+    def _put(self, source: str, wanted: Manifest | None) -> bool:
+        """Stage the content and rename it; tell whether another process just has."""
+        staging, descriptor = self._staging, None
+        while descriptor is None:
+            os.makedirs(staging, exist_ok=True)
+            lock = os.path.join(staging, "lock")
+            with suppress(FileNotFoundError):  # another one has finished just now
+                how = (self._spec.name, self._manager.timeout)
+                descriptor = _wait_for_lock(lock, *how)
         try:
-            job = _Job(manager._workers, on_progress)
-            if provider and not source:
-                job = provider._start_job(on_progress)
-            with job:  # 2
-                job.listeners.append(_touching(lock))
-                if provider and wanted and not source:
-                    key = (spec.name, str(spec.version))
-                    sources = manager._cache.find_sources(spec.name, job)
-                    provider._bring_version(*key, wanted, data, job, {}, sources)
-                    content = _local_path(data, self._part)
-                else:
-                    _remove_tree(data)
-                    _copy_tree(source, data, job)
-                    content = data
-                _sync_tree(content, job)
-            self._rename(content)  # 3
+            is_there = self._is_there(wanted)
+            if not is_there:
+                self._rename(self._stage(source, wanted, lock))  # 2, 3
             _remove_tree(staging)
         finally:
             _close_lock(descriptor)
+        return is_there
+
+    def _stage(self, source: str, wanted: Manifest | None, lock: str) -> str:
+        manager, spec, provider = (
+            self._manager,
+            self._spec,
+            self._manager.storage_provider,
+        )
+        data = os.path.join(os.path.dirname(lock), "data")
+        job = _Job(manager._workers, manager.on_progress)
+        if provider and not source:
+            job = provider._start_job(manager.on_progress)
+        with job:
+            job.listeners.append(_touching(lock))
+            if provider and wanted and not source:
+                key = (spec.name, str(spec.version))
+                sources = manager._cache.find_sources(spec.name, job)
+                provider._bring_version(*key, wanted, data, job, {}, sources)
+                data = _local_path(data, self._part)
+            else:
+                _remove_tree(data)
+                _copy_tree(source, data, job)
+            _sync_tree(data, job)
+        return data
 
     def _rename(self, content: str) -> None:
         if not os.path.isdir(self._to):

@@ -295,8 +295,7 @@ def test_lines_of_stdout_are_not_mixed_into_it(slow, tmp_path, assets_dir, monke
     paths = [f"{assets_dir}/{name}/0.0" for name in ("slow", "b", "slow")]
     assert show(terminal.text, 200) == paths
     bars = b"".join(find_bars(terminal.text))
-    assert b"downloading slow:0.0" in bars
-    assert b"downloading b:0.0" in bars
+    assert b"downloading 3 assets" in bars
     screen, whole = Screen(200), "".join(paths)
     for at in range(0, len(terminal.text), 23):  # and at no time in between
         lines = screen.feed(terminal.text[at : at + 23])

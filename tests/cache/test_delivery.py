@@ -1,0 +1,224 @@
+"""`fetch --to`: an asset's content in a folder, or file, of the user's own."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from trees import read_files, write_tree
+
+import modelkit_assets as ma
+
+TREE = {"vocab.txt": b"a b", "deep/w.bin": bytes(range(256)) * 300, "none/": b""}
+RUN = {"run.sh": (b"#!/bin/sh\n", True)}
+
+
+@pytest.fixture
+def published(provider, tmp_path):
+    """x:0.0, a folder; y:0.0, a file; both uncached."""
+    source = write_tree(tmp_path / "source", TREE)
+    (source / "run.sh").write_bytes(b"#!/bin/sh\n")
+    (source / "run.sh").chmod(0o755)
+    provider.new(source, "x")
+    provider.new(source / "vocab.txt", "nlp/y")
+    return source
+
+
+@pytest.fixture
+def to(tmp_path):
+    return tmp_path / "models" / "mine"
+
+
+def check_nothing_else(to):
+    assert [path.name for path in to.parent.iterdir()] == [to.name]
+    assert not list(to.rglob(".modelkit-assets*"))
+
+
+@pytest.mark.parametrize("is_cached", [False, True])
+@pytest.mark.parametrize("pack", [False, True])
+def test_a_folder_has_just_the_content(
+    provider, manager, assets_dir, published, to, is_cached, pack
+):
+    provider.update(published, "x", pack=pack)
+    if is_cached:
+        manager.fetch_asset("x")
+    info = manager.fetch_asset("x", return_info=True, to=to)
+    assert info == {"path": str(to), "version": "0.1", "from_cache": is_cached}
+    assert read_files(to) == read_files(published)
+    assert os.access(to / "run.sh", os.X_OK)
+    check_nothing_else(to)
+    assert (assets_dir / "x").exists() is is_cached  # else straight there
+
+
+def test_what_is_there_is_the_users_own(manager, published, to):
+    path = manager.fetch_asset("x")
+    manager.fetch_asset("x", to=to)
+    (to / "vocab.txt").write_text("mine")
+    with open(os.path.join(path, "vocab.txt")) as file:
+        assert file.read() == "a b"
+
+
+@pytest.mark.parametrize("is_cached", [False, True])
+def test_a_file_or_a_part_is_put_as_it_is(manager, published, to, is_cached):
+    if is_cached:
+        manager.fetch_asset("x")
+        manager.fetch_asset("nlp/y")
+    assert manager.fetch_asset("nlp/y", to=to) == str(to)
+    assert to.read_text() == "a b"
+    check_nothing_else(to)
+    folder = to.with_name("folder")
+    manager.fetch_asset("x[deep]", to=folder)
+    assert read_files(folder) == {"w.bin": (TREE["deep/w.bin"], False)}
+    # into a folder that is there, by its own name
+    assert manager.fetch_asset("nlp/y", to=folder) == str(folder / "y")
+    part = manager.fetch_asset("x[vocab.txt]", to=folder)
+    assert part == str(folder / "vocab.txt")
+    assert sorted(os.listdir(folder)) == ["vocab.txt", "w.bin", "y"]
+
+
+def test_a_folder_that_is_there_and_empty_may_be_a_disk(manager, published, to):
+    to.mkdir(parents=True)
+    inode = to.stat().st_ino
+    manager.fetch_asset("x", to=to)
+    assert read_files(to) == read_files(published)
+    assert to.stat().st_ino == inode  # it was not replaced
+    check_nothing_else(to)
+
+
+def test_what_is_right_there_already_is_left(manager, published, to):
+    manager.fetch_asset("x", to=to)
+    before = {path: path.stat().st_ino for path in to.rglob("*")}
+    info = manager.fetch_asset("x", return_info=True, to=to)
+    assert info["from_cache"]
+    assert {path: path.stat().st_ino for path in to.rglob("*")} == before
+
+
+@pytest.mark.parametrize("spoil", ["more", "changed", "less", "file"])
+def test_what_is_something_else_is_refused_and_left(manager, published, to, spoil):
+    manager.fetch_asset("x", to=to)
+    if spoil == "more":
+        (to / "mine").write_text("1")
+    elif spoil == "changed":
+        (to / "vocab.txt").write_text("a c")
+    elif spoil == "less":
+        (to / "vocab.txt").unlink()
+    else:
+        to = to.with_name("file")
+        to.write_text("1")
+    before = read_files(to)
+    with pytest.raises(ma.ConfigurationError, match="is there, and is not x:0.0"):
+        manager.fetch_asset("x", to=to)
+    assert read_files(to) == before
+
+
+def test_a_wrong_byte_is_never_put_there(store, manager, published, to):
+    store.write_object("modelkit-assets/x/0.0/vocab.txt", b"a c")
+    with pytest.raises(ma.AssetIntegrityError):
+        manager.fetch_asset("x", to=to)
+    assert not to.exists()
+
+
+DIE = """
+import os, sys
+sys.path.insert(0, sys.argv[1])
+import modelkit_assets as ma
+
+number, rename = int(sys.argv[3]), os.rename
+
+def dying(source, target):
+    global number
+    if str(source).startswith(os.path.dirname(sys.argv[2])):
+        number -= 1
+        if not number:
+            os._exit(9)
+    rename(source, target)
+
+os.rename = dying
+ma.AssetsManager().fetch_asset("x", to=sys.argv[2])
+"""
+
+
+@pytest.mark.parametrize("is_there", [False, True])
+def test_a_killed_one_is_completed_by_the_next(
+    manager, published, to, is_there, tmp_path
+):
+    if is_there:
+        to.mkdir(parents=True)
+    code = 9
+    for number in range(1, 20):
+        here = os.path.dirname(ma.__file__)
+        command = [sys.executable, "-c", DIE, here, str(to), str(number)]
+        code = subprocess.run(command).returncode
+        if not is_there:
+            assert not to.exists() or read_files(to) == read_files(published)
+        assert code in (0, 9)
+        if code == 0:
+            break
+    assert code == 0
+    assert number > is_there  # it was killed, where it renames one by one
+    assert read_files(to) == read_files(published)
+    check_nothing_else(to)
+
+
+def test_an_interrupted_download_goes_on(store, manager, published, to, monkeypatch):
+    """What came is not brought again."""
+    driver, asked = manager.storage_provider.driver, []
+    iterate = type(driver).iterate_bytes
+
+    def fail_on_the_last(self, name, *args, **how):
+        asked.append(name)
+        if name.endswith("vocab.txt") and len(asked) < 5:
+            raise PermissionError("403")
+        return iterate(self, name, *args, **how)
+
+    monkeypatch.setattr(type(driver), "iterate_bytes", fail_on_the_last)
+    manager._workers = manager.storage_provider.workers = 1
+    with pytest.raises(ma.StorageAccessError):
+        manager.fetch_asset("x", to=to)
+    assert not to.exists()
+    assert len(asked) == 3
+    asked += [""] * 5
+    manager.fetch_asset("x", to=to)
+    assert asked[8:] == ["modelkit-assets/x/0.0/vocab.txt"]
+    assert read_files(to) == read_files(published)
+
+
+def test_without_a_store_it_is_copied(manager, published, assets_dir, to):
+    manager.fetch_asset("x")
+    offline = ma.AssetsManager(assets_dir, offline=True)
+    assert offline.storage_provider is None
+    offline.fetch_asset("x", to=to)
+    assert read_files(to) == read_files(published)
+    with pytest.raises(ma.AssetDoesNotExistError):
+        offline.fetch_asset("nlp/y", to=to.with_name("other"))
+    # and of what an image has, which nothing marks
+    (assets_dir / "x" / "0.0" / ".SUCCESS").unlink()
+    ma.AssetsManager(assets_dir, offline=True).fetch_asset("x", to=to.with_name("two"))
+    assert read_files(to.with_name("two")) == read_files(published)
+
+
+def test_the_command_takes_one_spec(manager, published, to, capsys):
+    assert ma.main(["fetch", "x", "nlp/y", "--to", str(to)]) == 2
+    assert "--to takes one SPEC" in capsys.readouterr().err
+    assert ma.main(["fetch", "x", "--to", str(to), "--json"]) == 0
+    (info,) = json.loads(capsys.readouterr().out)
+    assert info["path"] == str(to)
+
+
+def test_a_folder_that_may_not_be_written_is_one_error(manager, published, tmp_path):
+    with pytest.raises(ma.AssetsDirError, match="file"):
+        (tmp_path / "file").write_text("1")
+        manager.fetch_asset("x", to=tmp_path / "file" / "below")
+
+
+def test_two_at_once_both_have_it(manager, published, to):
+    program = (
+        "import sys; sys.path.insert(0, sys.argv[1]); import modelkit_assets as m; "
+    )
+    program += "m.AssetsManager().fetch_asset('x', to=sys.argv[2])"
+    command = [sys.executable, "-c", program, os.path.dirname(ma.__file__), str(to)]
+    both = [subprocess.Popen(command) for _ in range(4)]
+    assert [one.wait(60) for one in both] == [0] * 4
+    assert read_files(to) == read_files(published)
+    check_nothing_else(to)

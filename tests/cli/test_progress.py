@@ -405,3 +405,27 @@ def test_a_warning_in_the_middle_wipes_it_off_and_it_comes_again(is_closed):
     assert drawn[0] == "a warning"
     rest = [line[:16] for line in drawn[1:]]
     assert rest == ([] if is_closed else ["hashing x  100 %"])
+
+
+def test_where_nothing_is_drawn_long_work_says_how_far_it_is(capsys, monkeypatch):
+    """Work of less than ten seconds says nothing."""
+    screen, now = ma._Screen(), [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    for now[0] in range(26):
+        progress = ma.Progress("downloading", "nlp/bert:0.1", 42, 100, 0, 1)
+        screen.tell(progress._replace(done=4 * int(now[0])))
+    said = "modelkit_assets: downloading nlp/bert:0.1"
+    lines = [f"{said}  40 %  40 B of 100 B", f"{said}  80 %  80 B of 100 B"]
+    assert capsys.readouterr().err.splitlines() == lines
+
+
+def test_a_command_without_a_terminal_says_it_in_lines(
+    published, assets_dir, call, monkeypatch
+):
+    monkeypatch.setattr(ma, "_TELL_S", 0.0)
+    code, _, err = call("fetch", "nlp/bert:0.0")
+    assert code == 0
+    assert "modelkit_assets: downloading nlp/bert:0.0  0 %" in err
+    assert "\r" not in err and "\x1b" not in err
+    code, _, err = call("fetch", "nlp/bert:0.0", "--download", "-q")
+    assert (code, err) == (0, "")

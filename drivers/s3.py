@@ -232,8 +232,8 @@ class Driver:
         if opened:
             return opened
         answer = client.get_object(Bucket=self.bucket, Key=name, **options)
-        seen = self._seen.pop(threading.get_ident(), None)
-        if seen:  # never of a given client, whose retries are its own
+        seen = self._seen.pop(threading.get_ident(), None)  # none of a given client's
+        if seen and self._short_way is way:  # no other thread has found one meanwhile
             self._short_way = _find_short_way(client, seen, path, self.timeout_s)
         return answer["Body"], answer["ResponseMetadata"]["HTTPHeaders"]
 
@@ -316,9 +316,9 @@ def _find_short_way(client: Any, seen: Any, path: str, timeout_s: float) -> Any:
 
 
 class _ShortWay:
-    """Asks for objects as the SDK has asked for one, in a fifth of its processor time.
+    """Asks for objects as the SDK has asked for one, in a quarter of its time.
 
-    That time is what a folder of many small files is bound by.
+    That is 0.16 ms of a processor, not 0.7, which folders of small files are bound by.
     """
 
     def __init__(

@@ -11,21 +11,22 @@ COMMIT = ["--meta", "commit=3f2a1c", "--meta", "licence=MIT = free"]
 
 
 def test_a_question_says_what_becomes_what(source, store):
-    code, shown = answer("n\n", "new", source, "nlp/bert")
-    assert code == 1
+    done = answer("n\n", "new", source, "nlp/bert")
+    assert done.returncode == 1
+    shown = done.stderr
     where = f"{store.bucket}/modelkit-assets"
     assert f"Publish {source} (2 files, 2.0 kB) as nlp/bert:0.0 in {where}? " in shown
     ok("new", source, "nlp/bert", "--yes")
-    _, shown = answer("n\n", "update", source / "vocab.txt", "nlp/bert")
+    shown = answer("n\n", "update", source / "vocab.txt", "nlp/bert").stderr
     assert "vocab.txt (1 file, 3 B) as nlp/bert:0.1 in " in shown
-    _, shown = answer("n\n", "update", source, "nlp/bert", "--bump-major")
+    shown = answer("n\n", "update", source, "nlp/bert", "--bump-major").stderr
     assert " as nlp/bert:1.0 in " in shown
 
 
 @pytest.mark.parametrize("args", [["no/such"], ["nlp/bert", "--versioning", "x"]])
 def test_what_cannot_be_is_not_asked_about(source, store, args):
     fails(3 if len(args) == 1 else 2, "update", source, *args)
-    assert "No such file" in fails(2, "new", source / "none", "x")
+    assert "No such file" in fails(2, "new", source / "missing", "x")
 
 
 def test_a_dry_run_says_what_it_would_do(source, store):

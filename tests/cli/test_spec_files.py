@@ -1,4 +1,4 @@
-"""Files of specs: `fetch -r`, `resolve -r -o`, and what is said of a line that is wrong."""
+"""Files of specs: `fetch -r`, `resolve -r -o`, and what is said of a wrong line."""
 
 import json
 import threading
@@ -23,11 +23,13 @@ def listed(tmp_path):
 
 @pytest.mark.parametrize("command", ["fetch", "resolve"])
 def test_an_error_names_file_line_and_spec(published, assets_dir, listed, command):
-    path = listed("# mine\nx\n\nnlp/brt:0.1  # misspelt\n")
-    err = fails(3, command, "-r", path)
-    assert f"'{path}', line 4, 'nlp/brt:0.1': 'nlp/brt:0.1' does not exist: " in err \
-        or f"'{path}', line 4, 'nlp/brt:0.1': " in err  # fmt: skip
-    assert "is it 'nlp/bert'?" in err
+    path = listed("# mine\nx\n\nnlp/brt  # misspelt\n")
+    done = run(command, "-r", path)
+    assert done.returncode == 3
+    assert (
+        f"error: '{path}', line 4, 'nlp/brt': 'nlp/brt' does not exist: " in done.stderr
+    )
+    assert "is it 'nlp/bert'?" in done.stderr
 
 
 @pytest.mark.parametrize("command", ["fetch", "resolve"])

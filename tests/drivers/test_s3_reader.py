@@ -178,15 +178,3 @@ def test_requests_that_somebody_else_sends_stay_the_sdks(s3):
         driver.read_object("n")
     collect(driver, "n", 1, 2)
     assert len(seen) == 3
-
-
-def test_mock_aws_sees_all_reads(monkeypatch):
-    moto = pytest.importorskip("moto")
-    with moto.mock_aws():
-        driver = make_driver()
-        there = {"LocationConstraint": "eu-west-3"}
-        driver.client.create_bucket(Bucket="bucket", CreateBucketConfiguration=there)
-        etag = driver.write_object(b"data", "n", if_match="")
-        for _ in range(3):
-            assert driver.read_object("n") == (b"data", etag)
-            assert collect(driver, "n", 1, 2, etag) == b"at"

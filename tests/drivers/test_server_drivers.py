@@ -3,7 +3,7 @@
 from contextlib import suppress
 
 import pytest
-from contract import DriverContract
+from contract import DriverContract, ReadingContract
 from stores import AzuriteStore, GcsStore, MotoStore, RcloneStore
 
 from modelkit_assets import StorageProvider
@@ -54,6 +54,23 @@ class TestMoto(S3Contract):
     excluded_names = frozenset(MotoStore.excluded_names)
     honours_conditions_of_copies = False
     honours_etags_of_large_files = False
+
+
+class TestRcloneTheShortWay(ReadingContract):
+    """All reads but the first, on a server that checks how they are signed."""
+
+    kind, scheme = RcloneStore, "s3"
+    store, put, put_gzipped = S3Contract.store, S3Contract.put, S3Contract.put_gzipped
+    make_driver_on_missing_bucket = S3Contract.make_driver_on_missing_bucket
+    get_expected_uri = S3Contract.get_expected_uri
+
+    @pytest.fixture
+    def driver(self, store):
+        store.write_object("first", b"")
+        driver = StorageProvider().driver
+        driver.read_object("first")
+        assert driver._short_way
+        return driver
 
 
 @pytest.mark.attack  # the same driver as with moto

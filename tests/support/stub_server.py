@@ -27,6 +27,7 @@ RESET = "the connection is reset"
 SILENCE = "nothing, until the client gives up"
 TRICKLE = "a byte at a time"
 DRIP = "headers, a byte at a time"
+CLOSED = "the connection is closed, which nobody has said before"
 WELL, BADLY = "in chunks", "in chunks, whose sizes are no numbers"
 
 
@@ -37,6 +38,7 @@ class Request(NamedTuple):
     path: str
     headers: dict
     body: bytes
+    sender: tuple = ()  # the connection's other end
 
     @property
     def range(self) -> Optional[str]:
@@ -172,10 +174,14 @@ class StubServer:
     """A server in threads of this process, while in its `with` block.
 
     `requests` are all it was asked, in order; `endpoint` is its URL; `hung_up` is set
-    when a client is gone before it has its answer.
+    when a client is gone before it has its answer. A connection serves one request,
+    unless `keeps_alive`. With a `tls_context` it speaks TLS.
     """
 
-    def __init__(self):
+    keeps_alive = False
+
+    def __init__(self, tls_context=None):
+        self._tls = tls_context
         self.requests, self.script = [], in_turn(Answer(404))
         self.hung_up = threading.Event()
 
@@ -186,7 +192,11 @@ class StubServer:
     def __enter__(self):
         handler = type("Handler", (_Handler,), {"stub": self})
         self._server = _Server(("127.0.0.1", 0), handler)
-        self.endpoint = f"http://127.0.0.1:{self._server.server_port}"
+        scheme = "https" if self._tls else "http"
+        if self._tls:
+            listening = self._server.socket
+            self._server.socket = self._tls.wrap_socket(listening, server_side=True)
+        self.endpoint = f"{scheme}://127.0.0.1:{self._server.server_port}"
         self._thread = threading.Thread(target=self._server.serve_forever, args=[0.02])
         self._thread.start()
         return self
@@ -217,7 +227,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _read_request(self):
         headers = {name.lower(): value for name, value in self.headers.items()}
         body = self.rfile.read(int(headers.get("content-length", 0)))
-        request = Request(self.command, self.path, headers, body)
+        request = Request(self.command, self.path, headers, body, self.client_address)
         self.stub.requests.append(request)
         return request
 
@@ -226,6 +236,7 @@ class _Handler(BaseHTTPRequestHandler):
         if isinstance(answer, Answer):
             self._send(answer, has_body=request.method != "HEAD")
             answer = answer.ending
+            self.close_connection = bool(answer) or not self.stub.keeps_alive
         if answer is RESET:
             linger = struct.pack("ii", 1, 0)  # closing then sends RST
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
@@ -248,7 +259,8 @@ class _Handler(BaseHTTPRequestHandler):
                 self.send_header(name, str(value))
         if answer.chunks:
             self.send_header("Transfer-Encoding", "chunked")
-        self.send_header("Connection", "close")
+        if not self.stub.keeps_alive:
+            self.send_header("Connection", "close")
         if answer.ending is DRIP:
             self.send_header("X-Filler", "x" * 3000)  # a minute of it
             body, self._headers_buffer = b"".join(self._headers_buffer) + body, []

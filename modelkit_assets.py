@@ -2779,11 +2779,13 @@ class _StoreReader:
         job.patience_s = self._connect().patience_s
         return job
 
-    def _connect(self, job: _Job | None = None) -> _RetryingDriver:
+    def _connect(
+        self, job: _Job | None = None, timeout_s: float | None = None
+    ) -> _RetryingDriver:
         """Return the driver, wrapped once; it stops with the job, if there is one."""
-        wait = job.wait if job else time.sleep
-        shared = (self._contact, self._slots)
-        return _RetryingDriver(self.driver, self.timeout, wait, *shared)
+        timeout_s = self.timeout if timeout_s is None else timeout_s
+        how = (job.wait if job else time.sleep, self._contact, self._slots)
+        return _RetryingDriver(self.driver, timeout_s, *how)
 
     def _read_versions(self, name: str) -> tuple[dict[str, Any], str]:
         """Return an asset's `.versions` object and its etag."""
@@ -2797,9 +2799,10 @@ class _StoreReader:
             return self.get_versions_info(name)
         return None
 
-    def _peek_names(self) -> list[str]:
+    def _peek_names(self, timeout_s: float | None = None) -> list[str]:
         """Return the names of assets, of the first of the store's objects."""
-        objects = self._connect().find_first(self.prefix, _MOST_OBJECTS)
+        driver = self._connect(timeout_s=timeout_s)
+        objects = driver.find_first(self.prefix, _MOST_OBJECTS)
         return _find_asset_names(objects, self.prefix)
 
     def _read_manifest(self, name: str, version: str) -> Manifest:
@@ -3478,7 +3481,8 @@ class StorageProvider(_StoreReader):
         _check_new_name(name, self.versioning)
         if self._find_versions(name):
             raise AssetAlreadyExistsError(name)
-        with suppress(StorageAccessError):  # who publishes may not be let list
+        # who publishes may not be let list
+        with suppress(StorageAccessError, ObjectDoesNotExistError):
             for other in self._peek_names():
                 if _fold(other) == _fold(name) and other != name:
                     hint = f"some disks take {name!r} for it: choose another name"
@@ -3875,10 +3879,12 @@ def _measure_leftovers(cache: _Cache) -> int:
     size, staging = 0, os.path.join(cache.own, "staging")
     for entry in os.listdir(staging) if os.path.isdir(staging) else ():
         path = os.path.join(staging, entry)
-        with suppress(OSError), ExitStack() as locks:
-            idle_s = time.time() - os.lstat(path).st_mtime
-            if _is_abandoned(path, idle_s, path, locks):
+        with suppress(OSError):
+            lock = os.path.join(path, "lock")
+            descriptor = os.open(lock, _LOCK_FLAGS & ~os.O_CREAT)
+            if _try_lock(descriptor, lock):
                 size += sum(os.lstat(one).st_size for one in _list_files(path))
+            _close_lock(descriptor)
     return size
 
 
@@ -5574,7 +5580,7 @@ def _suggesting(manager: AssetsManager) -> Iterator[None]:
             names = [name for name, _ in manager._cache.iterate_copies()]
         else:
             with suppress(ModelkitAssetsError):  # it is but a hint
-                names = manager.storage_provider._peek_names()
+                names = manager.storage_provider._peek_names(timeout_s=0)
         # one that is known lacks a version, or a part
         is_known = about["name"] in names or "[" in about["name"]
         near = [] if is_known else get_close_matches(about["name"], names, cutoff=0.5)

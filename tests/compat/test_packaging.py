@@ -3,12 +3,13 @@
 import re
 import subprocess
 import sys
+import tarfile
 import zipfile
 from email.parser import Parser
 
 import pytest
 from places import ROOT
-from readme import TEXT, find_blocks, find_section
+from readme import PAGES, TEXT, find_blocks, find_section
 from stores import LocalStore
 from trees import write_tree
 
@@ -77,9 +78,12 @@ def test_the_wheel_is_one_package_and_no_more(wheel):
     assert core == (ROOT / "modelkit_assets.py").read_bytes()
 
 
-def test_a_source_distribution_gives_the_same_wheel(wheel, tmp_path):
+def test_a_source_distribution_has_the_pages_and_gives_the_same_wheel(wheel, tmp_path):
     call_backend("build_sdist", tmp_path)
     (source,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(source) as archive:  # PyPI shows links to these
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    assert {path.relative_to(ROOT).as_posix() for path in PAGES.values()} <= names
     assert read_names(build(tmp_path, source)) == read_names(wheel)
 
 

@@ -128,7 +128,7 @@ def _get_main_parser():
     add("--folder", metavar="DIR", help="where the temporary folder is made")
     add("--json", metavar="FILE", help="write all figures, each round's too")
     add("--svg", metavar="FILE", help="draw them")
-    add("--markdown", metavar="FILE", help="write the tables for the README")
+    add("--markdown", metavar="FILE", help="write the tables for its README.md")
     return parser
 
 

@@ -131,7 +131,7 @@ def write_text(document):
 
 
 def write_markdown(document, picture=None):
-    """Return the tables, the machine and the picture's link for the README."""
+    """Return the tables, the machine and the picture's link for README.md."""
     parts = [f"![times by tool]({picture})"] if picture else []
     parts.append(_write_markdown_table(make_table(document)))
     for title, lines in make_growth_tables(document):

@@ -20,7 +20,7 @@ from pathlib import Path
 import attacks
 import pytest
 from places import ROOT
-from readme import TEXT, find_blocks
+from readme import TEXTS, find_blocks
 from stores import LocalStore, MotoStore
 from trees import read_tree, write_tree
 
@@ -222,7 +222,7 @@ def test_an_error_comes_back_from_dasks_workers_as_it_was(published, dask_client
 
 PYSPARK = importlib.util.find_spec("pyspark")
 EXECUTORS = 2  # processes of one core each: as many tasks are at work at once
-# the README's function, with all that it needs, as the README hands it over
+# the function of README.md here, with all that it needs, as that hands it over
 SPARK = """
 import functools, json, runpy, sys
 from pyspark import SparkConf, SparkContext
@@ -266,9 +266,10 @@ def test_of_sixteen_tasks_of_spark_one_downloads(
     shutil.copytree(ROOT / "drivers", core / "drivers")
     shutil.copy(ROOT / "modelkit_assets.py", core)
     archive = shutil.make_archive(core, "zip", core)
-    (job,) = (block for block in find_blocks("python") if "dask" in block)
+    page = TEXTS["processes"]
+    (job,) = find_blocks("python", page)
     (tmp_path / "job.py").write_text(job)
-    (function,) = re.findall(r"`rdd\.mapPartitions\((.*)\)`", TEXT)
+    (function,) = re.findall(r"`rdd\.mapPartitions\((.*)\)`", page)
     arguments = ["-c", SPARK, archive, function, TASKS, EXECUTORS]
     environ = {
         **os.environ,

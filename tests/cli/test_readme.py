@@ -1,5 +1,6 @@
-"""The README's commands do what it says, in an empty folder and a clean environment."""
+"""What README.md and its pages show is so, in an empty folder and a clean environ."""
 
+import json
 import os
 import re
 import shutil
@@ -10,7 +11,15 @@ from contextlib import closing
 
 import pytest
 from contract import DriverContract
-from readme import ROOT, TEXT, find_blocks, read_moving_table
+from readme import (
+    PAGES,
+    ROOT,
+    TEXT,
+    TEXTS,
+    find_blocks,
+    find_section,
+    read_moving_table,
+)
 from servers import Moto
 
 import modelkit_assets
@@ -43,25 +52,130 @@ def test_the_first_command_runs_the_main_job_and_prints_what_is_shown(project, e
 
 
 def test_the_tests_that_attack_the_promises_are_there():
-    named = re.findall(r"`([\w/]+/test_\w+\.py)`: `(test_\w+)`", TEXT)
-    assert len(named) > 15
+    text = TEXTS["guarantees"]
+    named = re.findall(r"`([\w/]+/test_\w+\.py)`: `(test_\w+)`", text)
+    assert len(named) > 35
+    assert len(named) == len(re.findall(r"^\| .* \| `.*test_.*\|$", text, re.MULTILINE))
     for file, test in named:
         source = (ROOT / "tests" / file).read_text(encoding="utf-8")
         assert f"def {test}(" in source, test
 
 
-def find_example(word):
+def find_example(word, page="readme"):
     """Return the one Python example that a word occurs in."""
-    (block,) = (block for block in find_blocks("python") if word in block)
+    (block,) = (block for block in find_blocks("python", TEXTS[page]) if word in block)
     return block
 
 
 def test_every_example_is_run_by_a_test():
-    for word in ("provider.new", "on_progress", "dask", "sqlite"):
-        assert find_example(word)
-    assert len(find_blocks("python")) == 4
-    # the demonstration, the two commands, S3, Docker (test_images.py), CI's
-    assert len(find_blocks("sh")) == 5
+    found = {
+        page: [len(find_blocks(kind, text)) for kind in ("python", "sh", "dockerfile")]
+        for page, text in TEXTS.items()
+    }
+    assert found == {
+        # sh: the demonstration, S3, a copy (test_packaging.py), publish, fetch, pin;
+        # Docker's are in test_images.py
+        "readme": [2, 6, 2],
+        "drivers": [1, 0, 0],
+        "moving": [0, 0, 0],
+        "guarantees": [0, 0, 0],
+        "processes": [1, 0, 0],
+        "figures": [0, 0, 0],
+        "tests": [0, 2, 0],  # run by .ci/run, by developers
+    }
+
+
+# ------------------------------------------------------------------- what it names
+
+
+def test_it_can_be_read_to_its_end():
+    assert len(TEXT.splitlines()) <= 300
+
+
+def read_anchors(text):
+    titles = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_link_leads_somewhere(page):
+    links = re.findall(r"\]\(([^)]*)\)", TEXTS[page])
+    assert links or page in ("moving", "guarantees", "processes")
+    for link in links:
+        path, _, anchor = link.partition("#")
+        target = (PAGES[page].parent / path) if path else PAGES[page]
+        assert target.is_file(), link
+        assert not anchor or anchor in read_anchors(target.read_text("utf-8")), link
+
+
+def test_every_page_is_linked():
+    targets = re.findall(r"\]\(([^)#]+)", TEXT)
+    own = {path.relative_to(ROOT).as_posix() for path in PAGES.values()}
+    assert own - {"README.md"} <= set(targets)
+
+
+def test_every_setting_is_named():
+    tables = find_section("Stores and permissions") + find_section("Settings")
+    named = set(re.findall(r"`([A-Z0-9_]+)`", tables))
+    older = {old for _, _, old in modelkit_assets._SETTINGS.values() if old}
+    assert {*modelkit_assets._SETTINGS, *older} <= named
+    drivers = [path.stem for path in (ROOT / "drivers").glob("*.py")]
+    assert len(drivers) > 3
+    for driver in drivers:
+        assert f"| `{driver}` |" in TEXT
+        for variable, (keyword, _) in modelkit_assets._load_driver(
+            driver
+        ).variables.items():
+            assert variable in named
+            same = keyword in (variable.lower(), "profile")
+            assert same or f"(`{keyword}`)" in TEXT, keyword
+
+
+def test_every_command_and_exit_code_is_named():
+    table = find_section("Commands")
+    for command in modelkit_assets._COMMANDS:
+        assert re.search(rf"^\|.*`{command}\b.*\|.*\|$", table, re.MULTILINE), command
+    codes = re.sub(r"\s+", " ", table).partition("Exit codes: ")[2]
+    help_text = modelkit_assets._get_main_parser().format_help()
+    for code in re.findall(r"(\d+) \w", help_text.partition("exit codes:")[2]):
+        assert re.search(rf"\b{code} \w", codes), code
+
+
+def test_every_message_that_is_explained_is_one():
+    sources = [ROOT / "modelkit_assets.py", *(ROOT / "drivers").glob("*.py")]
+    said = "".join(path.read_text("utf-8") for path in sources)
+    cells = re.findall(r"^\| (`.*?) \| ", find_section("Troubleshooting"), re.MULTILINE)
+    assert len(cells) > 5
+    for text in re.findall("`([^`]+)`", "".join(cells)):
+        assert text in said, text
+
+
+def test_the_permissions_are_those_that_the_drivers_name():
+    table = find_section("Stores and permissions")
+    for driver in ("s3", "gcs"):
+        text = modelkit_assets._load_driver(driver).__doc__
+        names = re.findall(r"\b(?:s3:|kms:|storage\.objects\.)\w+", text)
+        assert len(names) > 3
+        assert all(f"`{name}`" in table for name in names)
+
+
+@pytest.mark.server
+def test_the_policy_and_the_rule_for_s3_are_what_s3_takes(tmp_path):
+    policy, rule = map(json.loads, find_blocks("json", TEXTS["drivers"]))
+    actions = {one for part in policy["Statement"] for one in part["Action"]}
+    table = find_section("Stores and permissions")
+    assert actions == set(re.findall(r"`(s3:\w+)` ?[,|(]", table))
+    with Moto(tmp_path / "moto") as server:
+        server.create_bucket("models")
+        client = server.client()
+        client.put_bucket_lifecycle_configuration(
+            Bucket="models", LifecycleConfiguration=rule
+        )
+        (kept,) = client.get_bucket_lifecycle_configuration(Bucket="models")["Rules"]
+    assert kept["AbortIncompleteMultipartUpload"] == {"DaysAfterInitiation": 7}
+
+
+# ------------------------------------------------------------------ what it runs
 
 
 @pytest.fixture
@@ -82,20 +196,47 @@ def run(*args, **where):
 
 def test_the_python_example_runs(project, model, environ):
     block = find_example("provider.new")
-    shown = run("-c", block, cwd=project, env=environ)
-    assert shown.decode() == f"{project}/assets/nlp/bert/0.1 0.0 False\n"
-    told = (
-        run("-c", find_example("on_progress"), cwd=project, env=environ)
-        .decode()
-        .splitlines()
+    shown = run("-c", block, cwd=project, env=environ).decode().splitlines()
+    assert shown[0] == f"{project}/assets/nlp/bert/0.0 0.0 True"
+    assert shown[1] == "('checking', 'nlp/bert:0.0', 0, 7)"
+    assert shown[-1] == "('checking', 'nlp/bert:0.0', 7, 7)"
+    assert [path.name for path in (project / "mine").iterdir()] == ["vocab.txt"]
+    manifest = json.loads(
+        (project / "store/modelkit-assets/nlp/bert/0.0.meta").read_text()
     )
-    assert told[0] == "('checking', 'nlp/bert:0.1', 0, 7)"
-    assert told[-1] == "('checking', 'nlp/bert:0.1', 7, 7)"
+    assert manifest["metadata"] == {"commit": "3f2a1c"}
+
+
+def test_the_example_of_a_versioning_system_is_used(project, model, environ):
+    (project / "versions.py").write_text(find_example("Builds"))
+    (option,) = re.findall(r"`(--versioning \S+:\w+)`", TEXT)
+    environ["MODELKIT_STORAGE_PROVIDER"] = "local"
+    environ["MODELKIT_STORAGE_BUCKET"] = "store"
+    environ["MODELKIT_ASSETS_DIR"] = "assets"
+
+    def command(*args):
+        args = ["modelkit_assets.py", *args, *option.split()]
+        return run(*args, cwd=project, env=environ).decode()
+
+    assert command("new", model, "x", "--yes") == "x:b0001\n"
+    for number in range(2, 12):
+        assert command("update", model, "x", "--yes") == f"x:b{number:04}\n"
+    assert command("resolve", "x", "x:b0001") == "x:b0011\nx:b0001\n"
+    assert command("fetch", "x") == f"{project}/assets/x/b0011\n"
+    args = ["modelkit_assets.py", "fetch", "x:1.0", *option.split()]
+    done = subprocess.run(
+        [sys.executable, *args], cwd=project, env=environ, capture_output=True
+    )
+    assert (done.returncode, done.stderr.decode().count("\n")) == (2, 1)
+    assert b"it is not b0001, b0002 and so on" in done.stderr
 
 
 def run_shell(commands, **where):
     """Run a block in which `python3` is ours, and what pip installs is there."""
-    commands = re.sub("^pip install .*$", "", commands, flags=re.MULTILINE)
+    commands = re.sub(r"^pip install \w+ && ", "", commands, flags=re.MULTILINE)
+    # what asks is answered, as nobody is there
+    asking = r"^(python3 \S+ (?:new|update|prune) (?!.*--(?:yes|dry-run)).*)$"
+    commands = re.sub(asking, r"\1 --yes", commands, flags=re.MULTILINE)
     commands = commands.replace("python3 ", f"{sys.executable} ")
     command = ["bash", "-euc", commands]
     done = subprocess.run(command, capture_output=True, timeout=60, **where)
@@ -103,17 +244,25 @@ def run_shell(commands, **where):
     return done.stdout.decode()
 
 
-def test_the_two_commands_run(project, model, environ):
-    (commands,) = (block for block in find_blocks("sh") if block.count("\n") == 2)
+def test_the_commands_of_publish_fetch_and_pin_run(project, model, environ):
     environ["MODELKIT_STORAGE_PROVIDER"] = "local"
     environ["MODELKIT_STORAGE_BUCKET"] = "store"
     environ["MODELKIT_ASSETS_DIR"] = "assets"
-    shown = run_shell(
-        commands.replace("model nlp/bert", "model nlp/bert --yes"),
-        cwd=project,
-        env=environ,
-    )
-    assert shown == f"nlp/bert:0.0\n{project}/assets/nlp/bert/0.0\n"
+    (project / "assets.txt").write_text("nlp/bert:0  # the first major\n")
+    copy = f"{project}/assets/nlp/bert"
+    for title, expected in {
+        "Publish": ["nlp/bert:0.0", "nlp/bert:1.0", "nlp/bert:0.1"],
+        "Fetch": [
+            *(f"{copy}/0.1", f"{copy}/0.1", f"{copy}/0.0/vocab.txt"),
+            *(f"{project}/models", f"{copy}/0.1"),
+        ],
+        "Pin versions": [f"{copy}/0.1"],
+    }.items():
+        (commands,) = find_blocks("sh", find_section(title))
+        shown = run_shell(commands, cwd=project, env=environ)
+        assert shown.splitlines() == expected
+    assert [path.name for path in (project / "models").iterdir()] == ["vocab.txt"]
+    assert (project / "assets.lock").read_text() == "nlp/bert:0.1\n"
 
 
 @pytest.mark.server
@@ -136,7 +285,7 @@ def test_the_way_to_s3_leads_there(project, environ, tmp_path):
 
 
 def test_the_example_of_a_driver_keeps_its_promises(project, model, environ):
-    (project / "drivers" / "sqlite.py").write_text(find_example("sqlite"))
+    (project / "drivers" / "sqlite.py").write_text(find_example("sqlite", "drivers"))
     environ["MODELKIT_STORAGE_PROVIDER"] = "sqlite"
     environ["MODELKIT_STORAGE_BUCKET"] = "store.db"
     environ["MODELKIT_ASSETS_DIR"] = "assets"
@@ -166,7 +315,7 @@ class TestTheExampleOfADriver(DriverContract):
     @pytest.fixture
     def driver(self, tmp_path):
         path = tmp_path / "sqlite.py"
-        path.write_text(find_example("sqlite"))
+        path.write_text(find_example("sqlite", "drivers"))
         name = "modelkit_assets.drivers.sqlite"
         module = modelkit_assets._load_module(name, str(path))
         yield module.Driver(str(tmp_path / "store.db"))
@@ -205,7 +354,7 @@ def job(project, model, environ):
     environ["MODELKIT_STORAGE_BUCKET"] = "store"
     command = ["modelkit_assets.py", "new", model, "nlp/bert", "--yes"]
     run(*command, cwd=project, env=environ)
-    (project / "job.py").write_text(find_example("dask"))
+    (project / "job.py").write_text(find_example("dask", "processes"))
     return project / "job.py"
 
 
@@ -237,7 +386,7 @@ def test_the_function_for_spark_runs_where_only_the_core_was_sent(
     project, environ, job, tmp_path, dask_cluster
 ):
     """It is pickled as Spark does it, by what Dask brings, and called in a process."""
-    (function,) = re.findall(r"`rdd\.mapPartitions\((.*)\)`", TEXT)
+    (function,) = re.findall(r"`rdd\.mapPartitions\((.*)\)`", TEXTS["processes"])
     pickled = run("-c", SEND, function, cwd=project, env=environ)
     executor = tmp_path / "executor"
     executor.mkdir()
@@ -245,29 +394,6 @@ def test_the_function_for_spark_runs_where_only_the_core_was_sent(
     bare = {"PATH": environ["PATH"], "PYTHONPATH": str(executor)}
     shown = run("-c", RECEIVE, input=pickled, cwd=executor, env=bare)
     assert shown == b"[1, 0]\n"
-
-
-# ----------------------------------------------------------------------- vendoring
-
-
-def test_the_layout_of_a_copy_can_be_imported_and_run(tmp_path, environ):
-    sources = {"modelkit_assets.py": ROOT, "s3.py": ROOT / "drivers"}
-    for line in find_blocks("text")[1].splitlines():
-        path = tmp_path / line.split()[0]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.name in sources:
-            shutil.copy(sources[path.name] / path.name, path)
-        else:
-            path.touch()
-    (code,) = re.findall(r"`(from app\.vendor.*)`", TEXT)
-    load = "; import app.vendor.modelkit_assets as core; core._load_driver('s3')"
-    run("-c", code + load, cwd=tmp_path, env=environ)
-    commands = re.findall(r"`python ((?:-m )?app.vendor.*?)`", TEXT)
-    assert len(commands) == 2
-    shown = {
-        run(*one.split(), "--version", cwd=tmp_path, env=environ) for one in commands
-    }
-    assert len(shown) == 1
 
 
 # ------------------------------------------------------------ moving from modelkit

@@ -9,23 +9,34 @@ import subprocess
 import sys
 
 import pytest
+from http_server import FileServer
 from images import Build, ImageError, share_debian
 from readme import ROOT, TEXT, find_blocks
 from servers import Moto
+from stub_server import Answer
 from trees import read_tree, snapshot, write_tree
 
 import modelkit_assets as ma
 
 pytestmark = [pytest.mark.server, pytest.mark.attack]
 
-DOCKERFILES = find_blocks("dockerfile")
+TWO_STAGES, BY_HTTP = find_blocks("dockerfile")
+BASE, COMMAND = re.search(
+    r"last stage begins with `(FROM .*)` and ends\nwith `(CMD .*?)`", TEXT
+).groups()
+LAST = TWO_STAGES.rindex("FROM")
+(PRIVATE,) = re.findall(r"`(RUN --mount=.* python) …`", TEXT)
 RECIPES = {
-    "one stage": DOCKERFILES[0],
-    "two stages": DOCKERFILES[1],
-    "distroless": DOCKERFILES[1][: DOCKERFILES[1].rindex("FROM")] + DOCKERFILES[2],
+    "two stages": TWO_STAGES,
+    "distroless": TWO_STAGES[:LAST]
+    + re.sub("CMD .*", COMMAND, re.sub("FROM .*", BASE, TWO_STAGES[LAST:])),
+    "by HTTP": BY_HTTP,
+    "by HTTP, private": BY_HTTP.replace(
+        "RUN mkdir /assets && python", f"RUN mkdir /assets\n{PRIVATE}"
+    ),
 }
-(COMMANDS,) = (block for block in find_blocks("sh") if "docker build" in block)
-RESOLVE, DOCKER_BUILD, DOCKER_RUN = COMMANDS.splitlines()
+DOCKER_BUILD, DOCKER_RUN = re.findall("^# (docker .*)", TWO_STAGES, re.MULTILINE)
+RESOLVE = next(one for one in find_blocks("sh") if "resolve" in one).splitlines()[0]
 
 FILES = {"vocab.txt": b"one", "é/ü.bin": b"\xff", "empty": b""}
 SECRET = "a-secret-that-nobody-may-find"
@@ -85,7 +96,7 @@ def bases(debian, tmp_path_factory):
 def project(start_server, tmp_path_factory):
     """A folder to build images from; what its lock file names is not the latest."""
     folder, server = tmp_path_factory.mktemp("project"), start_server(Moto)
-    bucket = re.search(r"--bucket (\S+)", TEXT)[1]
+    bucket = re.search(r"--bucket (\S+)", TWO_STAGES)[1]
     server.create_bucket(bucket)
     for name in ("modelkit_assets.py", "drivers"):
         (folder / name).symlink_to(ROOT / name)
@@ -103,25 +114,48 @@ def project(start_server, tmp_path_factory):
     text = f"[default]\naws_access_key_id = x\naws_secret_access_key = {SECRET}\n"
     text += f"region = us-east-1\nendpoint_url = {server.endpoint}\n"
     (folder / "credentials").write_text(text)
+    (folder / "authorization").write_text(f"Bearer {SECRET}")
     return folder
 
 
 @pytest.fixture(scope="module")
-def build(bases, project, tmp_path_factory):
+def web(start_server):
+    """A web server that has the objects of the bucket."""
+    client = start_server(Moto).client()
+    bucket = re.search(r"--bucket (\S+)", TWO_STAGES)[1]
+    with FileServer() as server:
+        for entry in client.list_objects_v2(Bucket=bucket)["Contents"]:
+            body = client.get_object(Bucket=bucket, Key=entry["Key"])["Body"]
+            server.files[entry["Key"]] = body.read()
+        yield server
+
+
+def check_authorization(request):
+    is_known = request.headers.get("authorization") == f"Bearer {SECRET}"
+    return None if is_known else Answer(401)
+
+
+@pytest.fixture(scope="module")
+def build(bases, project, web, tmp_path_factory):
     """Return a function that builds a recipe, once."""
     name, source = re.search(r"--secret id=(\w+),src=(\S+)", DOCKER_BUILD).groups()
     assert source == "$HOME/.aws/credentials"
-    secrets, built = {name: project / "credentials"}, {}
+    secrets = {name: project / "credentials", "auth": project / "authorization"}
+    builders = {}
 
-    def make(recipe):
-        if recipe not in built:
+    def make(recipe, stage=None):
+        if recipe not in builders:
+            text = RECIPES[recipe].replace("https://models.example.com", web.endpoint)
+            is_private = recipe.endswith("private")
+            web.script = check_authorization if is_private else lambda request: None
             builder = Build(tmp_path_factory.mktemp("build"), project, bases, secrets)
-            built[recipe] = builder.run(RECIPES[recipe])
-        return built[recipe]
+            builder.run(text)
+            builders[recipe] = builder
+        return builders[recipe].stages[stage or builders[recipe].name]
 
     yield make
-    for image in built.values():
-        shutil.rmtree(image.layers[0].parent)
+    for builder in builders.values():
+        shutil.rmtree(builder.folder)
 
 
 @pytest.fixture(params=RECIPES)
@@ -183,7 +217,7 @@ def test_the_sdk_is_in_the_stage_that_fetches_alone(build):
     def find_sdk(*layers):
         return [path for layer in layers for path in layer.rglob("boto*")]
 
-    assert find_sdk(build("one stage").layers[0])
+    assert find_sdk(build("two stages", "build").layers[0])
     for recipe in ("two stages", "distroless"):
         top, *below = build(recipe).layers
         assert not find_sdk(top, *below)

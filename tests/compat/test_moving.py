@@ -1,4 +1,4 @@
-"""What the README says of modelkit 0.1.3, shown on modelkit itself and on this program.
+"""What README.md here says of modelkit 0.1.3, shown on modelkit and on this program.
 
 Its table of names is held against both, and each difference is made to happen.
 """
@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 import pytest
-from readme import TEXT, read_moving_table
+from readme import find_section, read_moving_table
 from stores import AzuriteStore, LocalStore, MotoStore
 from stub_server import Answer, Faulty, nth
 from trees import read_tree, write_tree
@@ -55,7 +55,7 @@ INTERNAL = {  # what no program that uses modelkit's assets imports
     "modelkit.assets.drivers.retry.retry_policy",
     "modelkit.assets.remote.get_size",
 }
-NOT_HERE = {"set_latest_version", "get_update_cli_params"}  # as the README says
+NOT_HERE = {"set_latest_version", "get_update_cli_params"}  # as README.md here says
 
 
 @pytest.fixture
@@ -119,7 +119,7 @@ def test_the_environment_variables_of_modelkits_assets_are_settings_here():
         re.findall(r"\"((?:MODELKIT|AWS|S3|AZURE|GOOGLE)_[A-Z0-9_]+)\"", sources)
     )
     assert len(used) > 10
-    tables = TEXT.partition("## Choose a store")[2]
+    tables = find_section("Stores and permissions") + find_section("Settings")
     assert used <= set(re.findall("`([A-Z0-9_]+)`", tables))
 
 

@@ -3,11 +3,13 @@
 import re
 import subprocess
 import sys
+import tarfile
 import zipfile
 from email.parser import Parser
 
 import pytest
 from places import ROOT
+from readme import PAGES, TEXT, find_blocks, find_section
 from stores import LocalStore
 from trees import write_tree
 
@@ -76,9 +78,12 @@ def test_the_wheel_is_one_package_and_no_more(wheel):
     assert core == (ROOT / "modelkit_assets.py").read_bytes()
 
 
-def test_a_source_distribution_gives_the_same_wheel(wheel, tmp_path):
+def test_a_source_distribution_has_the_pages_and_gives_the_same_wheel(wheel, tmp_path):
     call_backend("build_sdist", tmp_path)
     (source,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(source) as archive:  # PyPI shows links to these
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    assert {path.relative_to(ROOT).as_posix() for path in PAGES.values()} <= names
     assert read_names(build(tmp_path, source)) == read_names(wheel)
 
 
@@ -180,6 +185,29 @@ def test_an_installed_ones_commands_share_their_classes_with_a_users_system(
     program = [installed / command[0], *command[1:]]
     error = run(*program, "fetch", "x:1.0", code=2, cwd=tmp_path)
     assert re.fullmatch("modelkit_assets: error: .*mine\n", error)
+
+
+def test_a_copy_is_made_and_compared_with_its_release_as_the_readme_says(
+    wheel, tmp_path
+):
+    (commands,) = find_blocks("sh", find_section("Install, or copy the file"))
+    assert "pip install --upgrade --target release modelkit-assets\n" in commands
+    pip = f"{sys.executable} -m pip -q install --no-index --no-deps"
+    commands = commands.replace("pip install", pip)
+    commands = commands.replace("modelkit-assets\n", f"{wheel}\n")
+    for _ in range(2):  # to copy it, and to update it
+        run("sh", "-euc", commands, cwd=tmp_path)
+    (code,) = re.findall(r"`(from app\.vendor.*?)`", TEXT)
+    code += "; import app.vendor.modelkit_assets as core; core._load_driver('s3')"
+    run(sys.executable, "-c", code, cwd=tmp_path)
+    ours = re.findall(r"`python ((?:-m )?app.vendor.*?)`", TEXT)
+    assert len(ours) == 2
+    path, theirs = re.findall(r"`PYTHONPATH=(\S+) python (.*?) --version`", TEXT)[0]
+    shown = {
+        run(sys.executable, *command.split(), "--version", cwd=tmp_path, env=environ)
+        for command, environ in [(theirs, {"PYTHONPATH": path}), *zip(ours, [{}, {}])]
+    }
+    assert len(shown) == 1
 
 
 def test_an_editable_install_is_the_files_themselves(tmp_path):

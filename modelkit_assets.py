@@ -3481,8 +3481,7 @@ class StorageProvider(_StoreReader):
         _check_new_name(name, self.versioning)
         if self._find_versions(name):
             raise AssetAlreadyExistsError(name)
-        # who publishes may not be let list
-        with suppress(StorageAccessError, ObjectDoesNotExistError):
+        with suppress(ObjectDoesNotExistError):
             for other in self._peek_names():
                 if _fold(other) == _fold(name) and other != name:
                     hint = f"some disks take {name!r} for it: choose another name"

@@ -44,17 +44,6 @@ def test_an_asset_whose_name_differs_in_case_alone_is_refused(
     assert provider.new(file, "nlp/bert2") == "0.0"
 
 
-def test_who_may_not_list_may_publish(provider, file, monkeypatch):
-    def refuse(self, prefix=""):
-        raise PermissionError("403")
-
-    monkeypatch.setattr(ma.LocalDriver, "iterate_objects", refuse)
-    with pytest.raises(ma.StorageAccessError):
-        provider._peek_names()
-    monkeypatch.setattr(ma._Push, "_list_sizes", lambda self, version: {})
-    assert provider.new(file, "nlp/bert") == "0.0"
-
-
 def put_both(store, file):
     """Put two assets into a store that differ in case alone, as older programs may."""
     provider = ma.StorageProvider()

@@ -206,10 +206,7 @@ class StorageUnavailableError(StorageDriverError, ConnectionError):
     """The store could not be reached, or kept failing until the time was up."""
 
     exit_code = 5
-    _text = (
-        "the store fails on {object_name!r} for {seconds:.0f} s now "
-        "(MODELKIT_STORAGE_TIMEOUT_S): {reason}"
-    )
+    _text = "the store fails on {object_name!r} for {seconds:.0f} s now: {reason}"
     _facts = {"object_name": "", "seconds": 0, "reason": ""}
 
 
@@ -1794,6 +1791,8 @@ def _read_driver_settings(
         keywords = ["bucket", *(keyword for keyword, _ in variables.values())]
         near = (get_close_matches(word, keywords, 1) or keywords)[0]
         text = f"the provider {provider} has no setting {word!r}: is it {near!r}?"
+        if word == "endpoint_url":  # as --endpoint gives it
+            text = f"the provider {provider} takes no endpoint"
         raise ConfigurationError(text)
     return settings
 
@@ -2044,6 +2043,7 @@ class _Backoff:
         pause = _get_random() * self._delay
         if now + pause > self._failing_since + limit_s:
             waited = now - self._failing_since
+            hint = hint or " (MODELKIT_STORAGE_TIMEOUT_S)"
             raise StorageUnavailableError(name, waited, f"{error}{hint}") from error
         # told to whoever waits, once it takes seconds
         log = _logger().warning if self._delay > 2 else _logger().info
@@ -2209,6 +2209,8 @@ class _RetryingDriver:
                 for variable, (keyword, _) in self._driver.variables.items()
                 if keyword.endswith(("_url", "connection_string"))
             ]
+            if "://" in self._driver.bucket:
+                addresses.append("MODELKIT_STORAGE_BUCKET")
             hint = (
                 f"; check {' or '.join(addresses) or 'the network'}, and see `doctor`"
             )
@@ -2955,6 +2957,7 @@ def _swap_in(new: str, path: str, aside: str) -> list[str]:
             # another process, without our lock, put its copy there or took it away
             is_race = error.errno in _RACES and attempt + 1 < _MAX_SWAPS
             if is_race and os.path.lexists(new):
+                os.makedirs(os.path.dirname(path), exist_ok=True)
                 continue
             if os.path.lexists(old) and not os.path.lexists(path):
                 os.rename(old, path)
@@ -3825,6 +3828,8 @@ class _Cache:
             for waste in (path, _get_marker_path(path, is_directory=False)):
                 with suppress(FileNotFoundError):  # where another process was faster
                     os.rename(waste, os.path.join(folder, os.path.basename(waste)))
+            with suppress(OSError):  # other versions lie there
+                os.rmdir(os.path.dirname(path))  # or it would be served as a path
 
     def mark(
         self,
@@ -4363,7 +4368,8 @@ class _CopyKeeper:
         if not versions and (spec.version or self._cache.find_copies(spec.name)):
             raise LocalAssetDoesNotExistError(spec.name, spec.version, versions)
         if not versions:
-            hint = f"there is no {_local_path(self.assets_dir, spec.name)!r}"
+            path = _local_path(self.assets_dir, spec.name)
+            hint = f"there is no {path!r}, and no storage provider is configured"
             raise AssetDoesNotExistError(spec.name, hint=hint)
         version, part = _choose_version(spec, versions), spec.sub_part
         system = spec._versioning_among([version])
@@ -5610,7 +5616,7 @@ def _run_info(options: argparse.Namespace) -> int:
         if manifest and key in manifest.document:
             lines.append(f"{key}: {manifest.document[key]}")
     for key, text in manifest.metadata.items() if manifest else ():
-        lines.append(f"{key} = {text}")
+        lines.append(f"metadata {key}: {text}")
     for file in manifest.files if manifest else ():
         size = "-" if file.size is None else file.size
         lines.append(f"{size:>12}  {file.sha256 or '-':64}  {file.path}")
@@ -5689,8 +5695,12 @@ def _run_prune(options: argparse.Namespace) -> int:
     manager, max_size = _open_manager(options), None
     if options.max_size is not None:
         max_size = _read_size(options.max_size)
-    specs = manager.prune(options.keep, True, max_size)
-    return _remove(options, manager, specs, _measure_leftovers(manager._cache))
+    specs, leftovers = list[AssetSpec](), _measure_leftovers(manager._cache)
+    if options.keep is not None or max_size is not None:
+        specs = manager.prune(options.keep, True, max_size)
+    elif not leftovers:
+        raise ConfigurationError("say what to keep: --keep N, --max-size SIZE, or both")
+    return _remove(options, manager, specs, leftovers)
 
 
 def _remove(
@@ -5701,6 +5711,8 @@ def _remove(
 ) -> int:
     names = [str(spec) for spec in specs]
     number = _count(len(names), "local copy", "local copies")
+    if not (names or leftovers) and not options.json:
+        _say("there is nothing to delete")
     what = [f"{number} from {manager.assets_dir!r}: {', '.join(names)}"] * bool(names)
     if leftovers:
         what.append(f"{_show_size(leftovers)} that interrupted downloads left")

@@ -63,7 +63,7 @@ def _builtin_errors(ignore: int = 0) -> Iterator[None]:
     except sdk.ParamValidationError as error:
         raise ValueError(f"{error}: check MODELKIT_STORAGE_BUCKET") from error
     except (sdk.NoCredentialsError, sdk.ProfileNotFound) as error:
-        hint = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_DEFAULT_PROFILE"
+        hint = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
         raise ValueError(f"{error}; {hint}") from error
     except RecursionError:  # when sent on, the SDK asks where to, and is sent on
         hint = "check S3_ENDPOINT and AWS_DEFAULT_REGION"

@@ -59,7 +59,7 @@ def test_what_is_no_size_is_refused(sized, text, capsys):
     assert ma.main(["prune", f"--max-size={text}", "--yes"]) == 2
     assert "--max-size takes a size, as 50GB" in capsys.readouterr().err
     assert ma.main(["prune", "--yes"]) == 2
-    assert "prune needs keep, max_size, or both" in capsys.readouterr().err
+    assert "say what to keep: --keep N, --max-size SIZE" in capsys.readouterr().err
 
 
 def test_what_interrupted_downloads_left_is_shown_and_cleared(
@@ -77,8 +77,17 @@ def test_what_interrupted_downloads_left_is_shown_and_cleared(
         assert ma.main(["prune", "--keep", "9", "--dry-run"]) == 0
         assert "would delete 5.0 kB that interrupted" in capsys.readouterr().err
         assert left.exists()
-        assert ma.main(["prune", "--keep", "9", "--yes"]) == 0
+        assert ma.main(["prune", "--yes"]) == 0
         assert "deleted 5.0 kB that interrupted downloads" in capsys.readouterr().err
         assert not left.exists()
         assert Path(folder, "data").exists()  # somebody works there
     assert len(list(sized.iterate_copies())) == 4
+    assert ma.main(["prune", "--keep", "9", "--yes"]) == 0
+    assert "there is nothing to delete" in capsys.readouterr().err
+
+
+def test_what_was_removed_is_not_served_as_a_folder(sized, assets_dir, capsys):
+    sized.remove("one")
+    assert not (assets_dir / "one").exists()
+    with pytest.raises(ma.AssetDoesNotExistError, match="no storage provider is conf"):
+        ma.AssetsManager(assets_dir, offline=True).fetch_asset("one")

@@ -211,7 +211,7 @@ def test_a_profile_that_does_not_exist_is_named(
         monkeypatch.setenv(name, value)
     code, output, _ = call("doctor", "--json", "--provider", "s3", "--bucket", "b")
     found = read_checks(code, output)
-    fails_alone("read", 2, "nobody's", "AWS_DEFAULT_PROFILE", found=found)
+    fails_alone("read", 2, "nobody's", "AWS_PROFILE", found=found)
 
 
 @pytest.mark.server

@@ -149,4 +149,4 @@ def test_a_web_server_that_cannot_be_connected_to_is_given_up_soon(
     err = fails(call, 5, "fetch", "nlp/bert", *where)
     assert time.monotonic() - begun < 20
     assert host in err
-    assert "check the network, and see `doctor`" in err
+    assert "check MODELKIT_STORAGE_BUCKET, and see `doctor`" in err

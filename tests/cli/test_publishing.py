@@ -42,7 +42,8 @@ def test_metadata_is_kept_and_shown(source, store, assets_dir):
     metadata = {"commit": "3f2a1c", "licence": "MIT = free"}
     manifest = json.loads(store.read_object("modelkit-assets/x/0.0.meta"))
     assert manifest["metadata"] == metadata
-    assert "commit = 3f2a1c\nlicence = MIT = free\n" in ok("info", "x")
+    shown = ok("info", "x")
+    assert "metadata commit: 3f2a1c\nmetadata licence: MIT = free\n" in shown
     (document,) = json.loads(ok("list", "--long", "--json"))
     assert document["metadata"] == metadata
     ma.StorageProvider().update(source, "x", metadata={"run": "7"})

@@ -159,4 +159,4 @@ def test_offline_asks_no_store(published, cached, monkeypatch):
 def test_an_endpoint_is_for_stores_that_have_one(local, call, provider):
     code, _, err = call("list", "--provider", provider, "--endpoint", "http://x")
     assert code == 2
-    assert f"the provider {provider} has no setting 'endpoint_url'" in err
+    assert f"the provider {provider} takes no endpoint" in err

@@ -494,7 +494,7 @@ def test_s3_without_any_credentials_is_a_wrong_setting(s3):
 
 def test_a_profile_that_does_not_exist_is_a_wrong_setting(s3, aws_folder, monkeypatch):
     monkeypatch.setenv("AWS_DEFAULT_PROFILE", "other")
-    with pytest.raises(ma.ConfigurationError, match="AWS_DEFAULT_PROFILE"):
+    with pytest.raises(ma.ConfigurationError, match="AWS_PROFILE"):
         ask_versions("s3")
     assert s3.requests == []
 

@@ -317,8 +317,14 @@ class AssetLockTimeoutError(AssetsManagerError, TimeoutError):
 class AssetsDirError(AssetsManagerError, OSError):
     """The assets dir cannot be written or read: read-only, full, or another's."""
 
-    _text = "cannot {action} the assets dir: {reason}: {path!r}{hint}"
-    _facts = {"path": "", "reason": "", "action": "write to", "hint": ""}
+    _text = "cannot {action} {what}: {reason}: {path!r}{hint}"
+    _facts = {
+        "path": "",
+        "reason": "",
+        "action": "write to",
+        "hint": "",
+        "what": "the assets dir",
+    }
 
 
 class InvalidSourceError(AssetsManagerError, ValueError):
@@ -1863,6 +1869,7 @@ _FIRST_DELAY_S, _MAX_DELAY_S = 0.1, 10.0  # back-off between attempts
 _SILENCE_S = 30.0  # a request in which so long nothing moves fails, and is tried again
 _CONNECT_S = 15.0  # for a store that has never answered, and refuses a connection
 _LATE_S = 5.0  # after all time-outs, what still hangs is left behind
+_HEARTBEAT_S = 0.1  # how often work shows those who wait that it goes on
 _STALL_BYTES = 16 << 10  # likewise a body of which so long fewer have come
 _SYNC_THREADS = 16
 _STOP_GRACE_S = 1.0  # how long an interrupt waits for transfers under way
@@ -1970,6 +1977,7 @@ class _Job:
                     index, item = waiting.pop()
                     try:
                         results[index] = function(item)
+                        self._moved_at = time.monotonic()
                     except BaseException as error:
                         errors.append(error)
                         self._stop.set()
@@ -2073,7 +2081,8 @@ class _RetryingDriver:
 
     That a condition failed is left a FileExistsError: it is for the caller to handle.
     wait   pauses for so many seconds, and may raise _Stopped
-    slots  is held while bytes come: it may let in so many at once
+    slots  is held while bytes come: it lets in so many at once
+    beat   tells while one waits for that, that it goes on
     """
 
     def __init__(
@@ -2082,10 +2091,11 @@ class _RetryingDriver:
         timeout_s: float,
         wait: Callable[[float], None],
         contact: _Contact | None = None,
-        slots: AbstractContextManager[Any] | None = None,
+        slots: threading.Semaphore | None = None,
+        beat: Callable[[], None] | None = None,
     ) -> None:
         self._driver, self._timeout_s, self._wait = driver, timeout_s, wait
-        self._slots = slots or nullcontext()
+        self._slots, self._beat = slots, beat
         self._contact = contact or _Contact()
 
     @property
@@ -2121,7 +2131,7 @@ class _RetryingDriver:
             read = self._driver.iterate_bytes
             try:
                 chunks = read(name, start + came, left, if_match)
-                with self._slots, closing(chunks):
+                with self._hold_slot(), closing(chunks):
                     for data in _watch(chunks):
                         self._contact.is_made = True
                         came += len(data)
@@ -2135,6 +2145,17 @@ class _RetryingDriver:
         if 0 < came == broke_at:
             # all had come before, so that failed for a checksum of the store's
             raise AssetIntegrityError(name, "its checksum", "another")
+
+    @contextmanager
+    def _hold_slot(self) -> Iterator[None]:
+        while self._slots and not self._slots.acquire(timeout=_HEARTBEAT_S):
+            if self._beat:
+                self._beat()
+        try:
+            yield
+        finally:
+            if self._slots:
+                self._slots.release()
 
     def upload_object(
         self, path: str, name: str, advance: Advance, *, if_match: str = ""
@@ -2185,11 +2206,25 @@ class _RetryingDriver:
         job = _Job(1)
         job.patience_s = self.patience_s
         job.begin("asking", name, ())
-        return job.run(lambda _: self._retry(name, partial(attempt, job)), [None])[0]
 
-    def _retry(self, name: str, attempt: Callable[[], T]) -> T:
+        def wait(seconds: float) -> None:
+            # who asked may be gone, or be told to stop
+            deadline = time.monotonic() + seconds
+            while (left := deadline - time.monotonic()) > 0:
+                job.wait(min(left, _HEARTBEAT_S))
+                self._wait(0)
+
+        how = (name, partial(attempt, job), wait)
+        return job.run(lambda _: self._retry(*how), [None])[0]
+
+    def _retry(
+        self,
+        name: str,
+        attempt: Callable[[], T],
+        wait: Callable[[float], None] | None = None,
+    ) -> T:
         """Return attempt(), repeated after transient failures."""
-        backoff = _Backoff(self._wait)
+        backoff = _Backoff(wait or self._wait)
         while True:
             try:
                 result = attempt()
@@ -2216,7 +2251,8 @@ class _RetryingDriver:
             )
             backoff.pause(name, error, min(self._timeout_s, _CONNECT_S), hint)
             return
-        self._contact.is_made = True
+        if isinstance(error, OSError):  # others are ours, and asked nobody
+            self._contact.is_made = True
         if isinstance(error, (ConnectionError, TimeoutError)):
             backoff.pause(name, error, self._timeout_s)
             return
@@ -2374,7 +2410,9 @@ class _Arrival(NamedTuple):
 
 
 @contextmanager
-def _on_disk(path: str, action: str = "write to") -> Iterator[None]:
+def _on_disk(
+    path: str, action: str = "write to", what: str = "the assets dir"
+) -> Iterator[None]:
     """Turn what the operating system says of the assets dir into AssetsDirError.
 
     It is not to be mistaken for the store's, which may be tried again.
@@ -2384,13 +2422,15 @@ def _on_disk(path: str, action: str = "write to") -> Iterator[None]:
     except OSError as error:
         if isinstance(error, ModelkitAssetsError):
             raise
-        raise _make_disk_error(error, path, action) from error
+        raise _make_disk_error(error, path, action, what) from error
 
 
-def _make_disk_error(error: OSError, path: str, action: str) -> AssetsDirError:
+def _make_disk_error(
+    error: OSError, path: str, action: str, what: str = "the assets dir"
+) -> AssetsDirError:
     path, reason = error.filename or path, error.strerror or error
     hint = _tell_owner(path) if isinstance(error, PermissionError) else ""
-    return AssetsDirError(path, reason, action, hint)
+    return AssetsDirError(path, reason, action, hint, what)
 
 
 def _tell_owner(path: str) -> str:
@@ -2657,7 +2697,7 @@ class _StoreReader:
     """The reading half of `StorageProvider`, which says what its arguments are."""
 
     _conditions_proved = False
-    _slots: AbstractContextManager[Any] | None = None  # see `_RetryingDriver`
+    _slots: threading.Semaphore | None = None  # see `_RetryingDriver`
 
     def __init__(
         self,
@@ -2786,8 +2826,9 @@ class _StoreReader:
     ) -> _RetryingDriver:
         """Return the driver, wrapped once; it stops with the job, if there is one."""
         timeout_s = self.timeout if timeout_s is None else timeout_s
-        how = (job.wait if job else time.sleep, self._contact, self._slots)
-        return _RetryingDriver(self.driver, timeout_s, *how)
+        wait, beat = (job.wait, job.beat) if job else (time.sleep, None)
+        shared = (self._contact, self._slots)
+        return _RetryingDriver(self.driver, timeout_s, wait, *shared, beat)
 
     def _read_versions(self, name: str) -> tuple[dict[str, Any], str]:
         """Return an asset's `.versions` object and its etag."""
@@ -3115,10 +3156,13 @@ def _source_errors(top: str, pack_folder: str | None = None) -> Iterator[None]:
         raise InvalidSourceError(top, f"{reason}{at}") from error
 
 
-def _walk_source(top: str) -> Iterator[tuple[str, tuple[int, ...]]]:
+def _walk_source(
+    top: str, has_marker: bool = True
+) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Yield (part, stamp) of each file, and of each empty folder, without a stamp.
 
     In order; links are followed; the part is `""` where the source is a file itself.
+    The marker of a cached copy is left out, unless it can have none.
     """
     pending = [("", frozenset[tuple[int, int]]())]
     while pending:
@@ -3138,7 +3182,8 @@ def _walk_source(top: str) -> Iterator[tuple[str, tuple[int, ...]]]:
             raise InvalidSourceError(top, reason)
         else:
             names = sorted(os.listdir(path), reverse=True)
-            names = names if part else _leave_out_marker(top, names)
+            if has_marker and not part:
+                names = _leave_out_marker(top, names)
             if part and not names:
                 yield part, ()
             pending += [(_join_path(part, name), above | {here}) for name in names]
@@ -3301,8 +3346,12 @@ class _Push:
             return "taken" if self._list_sizes(version) else "free"
         except AssetIntegrityError:
             return "taken"
-        same = manifest._has_same_content(claimed)
-        return "begun" if same and not self._is_listed(version) else "taken"
+        if not manifest._has_same_content(claimed) or self._is_listed(version):
+            return "taken"
+        if manifest.metadata != claimed.metadata:
+            text = "an interrupted push began %s:%s, whose metadata stay"
+            _logger().warning(text, self._spec.name, version)
+        return "begun"
 
     def _is_listed(self, version: str) -> bool:
         return version in (self._store._find_versions(self._spec.name) or ())
@@ -3474,9 +3523,14 @@ class StorageProvider(_StoreReader):
         if not spec.is_version_complete():
             raise InvalidVersionError(version, "a push takes a complete version")
         listed, path = self._find_versions(name) or [], os.fspath(asset_path)
-        with self._start_job() as job:
+        with self._start_push() as job:
             how = _How(False, dry_run, pack, metadata or {})
             _Push(self, spec, listed, job).run(path, how)
+
+    def _start_push(self) -> _Job:
+        # with no patience of its own: an SDK may not tell how far an upload is, and
+        # sending has time-outs that are not begun anew
+        return _Job(self.workers, self.on_progress)
 
     def _check_new(self, spec: AssetSpec) -> None:
         """Raise unless an asset is new, and no disk takes it for one that is there."""
@@ -3501,7 +3555,7 @@ class StorageProvider(_StoreReader):
         self, spec: AssetSpec, listed: list[str] | None, path: StrPath, how: _How
     ) -> str:
         """Take all steps; listed is None for a new asset."""
-        with self._start_job() as job:
+        with self._start_push() as job:
             version = _Push(self, spec, listed or [], job).run(os.fspath(path), how)
         if not how.dry_run:
             self._commit(spec, version, is_new=listed is None)
@@ -3564,7 +3618,6 @@ class StorageProvider(_StoreReader):
 #      first, and deleted after the lock is free.
 
 _LOCK_POLL_S = 0.05
-_HEARTBEAT_S = 0.1  # how often a download shows those who wait that it goes on
 _IDLE_S = 60.0  # untouched for so long, staging is nobody's where locks do not tell
 _COPY_OF = "copy_of"  # in a marker: the store and the asset that it is from
 _REUSED_COPIES = 4  # the latest so many are looked through for what a new one has too
@@ -3693,7 +3746,7 @@ class _Cache:
             raise AssetsDirError(path, reason, "read")
         if self.store and store not in ("", self.store) and path not in self._foreign:
             self._foreign.add(path)
-            text = "the copy %r is from %s, and %s is configured now: to replace it, "
+            text = "the copy %r is from %r, and %r is configured now: to replace it, "
             _logger().warning(text + "download it again", path, store, self.store)
 
     def require_assets_dir(self) -> None:
@@ -3886,9 +3939,11 @@ def _measure_leftovers(cache: _Cache) -> int:
         with suppress(OSError):
             lock = os.path.join(path, "lock")
             descriptor = os.open(lock, _LOCK_FLAGS & ~os.O_CREAT)
-            if _try_lock(descriptor, lock):
-                size += sum(os.lstat(one).st_size for one in _list_files(path))
-            _close_lock(descriptor)
+            try:
+                if _try_lock(descriptor, lock):
+                    size += sum(os.lstat(one).st_size for one in _list_files(path))
+            finally:
+                _close_lock(descriptor)
     return size
 
 
@@ -3901,13 +3956,18 @@ def _clear_leftovers(cache: _Cache) -> None:
 def _is_right(
     path: str, manifest: Manifest, within: str, job: _Job, ignored: str | None = None
 ) -> bool:
-    """Tell whether a copy is just what a version holds, by its files' digests."""
+    """Tell whether a copy is just what a version holds, by its files' digests.
+
+    ignored: what may also lie there, of content that is no copy, and has no marker.
+    """
     if manifest.size is None:
         return False
     job.begin("checking", path, manifest.files)
     try:
         found = {
-            part for part, _ in _walk_source(path) if part.split("/")[0] != ignored
+            part
+            for part, _ in _walk_source(path, ignored is None)
+            if part.split("/")[0] != ignored
         }
     except (OSError, InvalidSourceError):
         return False
@@ -4495,20 +4555,25 @@ class _CopyKeeper:
 class _Delivery:
     """Puts an asset's content where the user wants it, in these steps.
 
-      1. Whatever lies there must be right, and then all is done.
+      1. What lies there must be right, and then all is done, or what an interrupted
+         delivery of the same content put there: anything else is refused.
       2. Stage the content beside it, or in a folder that is there, which may be the
          root of a disk: copied from the cache, or brought from the store. It begins
          with what an interrupted one left.
-      3. Rename it to its place; in a folder that is there, entry by entry.
+      3. Rename it to its place; in a folder that is there, entry by entry, of which a
+         plan is written before.
 
     There is no marker: what lies there is the user's own.
     """
 
-    def __init__(self, manager: _CopyKeeper, spec: AssetSpec, to: StrPath) -> None:
+    def __init__(self, manager: AssetsManager, spec: AssetSpec, to: StrPath) -> None:
+        if not os.fspath(to):
+            raise ConfigurationError("there is no destination: `to` is empty")
         self._manager, self._spec, self._part = manager, spec, spec.sub_part or ""
-        self._to = os.path.abspath(to)
+        # where a link leads, so that what is staged lies on the same disk
+        self._path, self._to = os.path.abspath(to), os.path.realpath(to)
 
-    def run(self, force: bool) -> FetchInfo:
+    def run(self, force: bool | None) -> FetchInfo:
         """Take the steps."""
         source, wanted = self._find(force)
         is_file = os.path.isfile(source)
@@ -4516,20 +4581,17 @@ class _Delivery:
             is_file = [file.path for file in wanted.files] == [self._part]
         if is_file and os.path.isdir(self._to):
             name = (self._part or self._spec.name).rpartition("/")[2]
+            self._path = os.path.join(self._path, name)
             self._to = os.path.join(self._to, name)
-        with _on_disk(self._to):
-            is_there = self._is_there(wanted) or self._put(source, wanted)
-        is_local = is_there or bool(source)
-        return {"path": self._to, "version": self._spec.version, "from_cache": is_local}
+        is_there = self._is_there(wanted) or self._put(source, wanted)
+        from_cache, version = is_there or bool(source), self._spec.version
+        return {"path": self._path, "version": version, "from_cache": from_cache}
 
-    def _find(self, force: bool) -> tuple[str, Manifest | None]:
+    def _find(self, force: bool | None) -> tuple[str, Manifest | None]:
         """Return where the content is cached, if it is, and its manifest, if known."""
         manager, spec, part = self._manager, self._spec, self._part
-        cached = manager._cache.get_path(spec.name, spec.version)
-        provider, state = manager.storage_provider, manager._cache.look_up(cached, part)
-        action = _decide_fetch(state, provider is not None, force)
-        if action == "fail":
-            raise manager._make_local_error(spec)
+        cached, action, _ = manager._decide(spec, force)
+        provider = manager.storage_provider
         manifest = _find_manifest(cached) if action == "hit" else None
         if not manifest and provider:
             manifest = manager._read_manifest(spec)
@@ -4537,6 +4599,11 @@ class _Delivery:
         wanted = manifest.get_part(part) if manifest else None
         found = wanted and (wanted.files or wanted.empty_directories)
         _require_part(spec, bool(found) or os.path.exists(source))
+        if wanted and wanted.size is None and provider:
+            name = provider.get_object_name(spec.name, str(spec.version))
+            with provider._start_job() as job:
+                driver = provider._connect(job)
+                wanted, _ = provider._complete_sizes(name, wanted, driver, job)
         return source, wanted
 
     @property
@@ -4553,49 +4620,76 @@ class _Delivery:
             entries = {*os.listdir(self._to)} - {own}
         if not (entries and os.path.lexists(self._to)):
             return False
-        if wanted and wanted.size is not None:
-            cut = len(self._part) + 1 if self._part else 0
-            files = [file._replace(path=file.path[cut:]) for file in wanted.files]
-            empty = [one[cut:] for one in wanted.empty_directories if one[cut:]]
-            content = wanted._with_files(files, empty)
-            with _Job(self._manager._workers, self._manager.on_progress) as job:
-                if _is_right(self._to, content, os.path.dirname(self._to), job, own):
-                    return True
-        if os.path.isdir(self._staging) and os.path.isdir(self._to):
-            return False  # an interrupted one put some of it there
-        text = f"{self._to!r} is there, and is not {self._spec}: remove it, or choose "
+        if wanted and wanted.size is not None and self._is_right(self._to, wanted, own):
+            return True
+        if entries <= self._read_plan():
+            return False
+        text = (
+            f"{self._path!r} is there, and is not {self._spec}: remove it, or choose "
+        )
         raise ConfigurationError(text + "another place")
+
+    def _is_right(self, path: str, wanted: Manifest, ignored: str) -> bool:
+        """Tell whether content is what it should be; its sizes are known."""
+        cut = len(self._part) + 1 if self._part else 0
+        files = [file._replace(path=file.path[cut:]) for file in wanted.files]
+        empty = [one[cut:] for one in wanted.empty_directories if one[cut:]]
+        content = wanted._with_files(files, empty)
+        if not all(file.sha256 or file.chunks for file in files):  # modelkit's
+            found = {} if os.path.islink(path) else dict(_walk_source(path, False))
+            sizes = {one: stamp[:1] for one, stamp in found.items()}
+            expected = {file.path: (file.size,) for file in files}
+            return sizes == {**expected, **dict.fromkeys(empty, ())}
+        with _Job(self._manager._workers, self._manager.on_progress) as job:
+            return _is_right(path, content, os.path.dirname(path), job, ignored)
+
+    def _read_plan(self) -> set[str]:
+        """Return the entries that an interrupted delivery of the same was to rename."""
+        with suppress(OSError, ValueError, TypeError):
+            with _open_plain_file(os.path.join(self._staging, "plan")) as file:
+                spec, names = json.loads(_read_document(file))
+            return set(names) if spec == str(self._spec) else set()
+        return set()
 
     def _put(self, source: str, wanted: Manifest | None) -> bool:
         """Stage the content and rename it; tell whether another process just has."""
         staging, descriptor = self._staging, None
-        while descriptor is None:
-            os.makedirs(staging, exist_ok=True)
-            lock = os.path.join(staging, "lock")
-            with suppress(FileNotFoundError):  # another one has finished just now
-                how = (self._spec.name, self._manager.timeout)
-                descriptor = _wait_for_lock(lock, *how)
+        lock, is_there = os.path.join(staging, "lock"), False
+        with _on_disk(self._to, what="the destination"):
+            while descriptor is None:
+                os.makedirs(staging, exist_ok=True)
+                _require_own_folder(staging)
+                with suppress(FileNotFoundError):  # another one has finished just now
+                    how = (self._spec.name, self._manager.timeout)
+                    descriptor = _wait_for_lock(lock, *how)
         try:
             is_there = self._is_there(wanted)
             if not is_there:
-                self._rename(self._stage(source, wanted, lock))  # 2, 3
-            _remove_tree(staging)
+                content = self._stage(source, wanted, staging)  # 2
+                with _on_disk(self._to, what="the destination"):
+                    self._rename(content, staging)  # 3
+                is_there = True
+                return False
         finally:
+            if is_there or not os.path.exists(os.path.join(staging, "data")):
+                _clear_staging(staging, lock)
             _close_lock(descriptor)
-        return is_there
+            with suppress(OSError):
+                os.rmdir(staging)
+        return True
 
-    def _stage(self, source: str, wanted: Manifest | None, lock: str) -> str:
+    def _stage(self, source: str, wanted: Manifest | None, staging: str) -> str:
         manager, spec, provider = (
             self._manager,
             self._spec,
             self._manager.storage_provider,
         )
-        data = os.path.join(os.path.dirname(lock), "data")
+        data = os.path.join(staging, "data")
         job = _Job(manager._workers, manager.on_progress)
         if provider and not source:
             job = provider._start_job(manager.on_progress)
         with job:
-            job.listeners.append(_touching(lock))
+            job.listeners.append(_touching(os.path.join(staging, "lock")))
             if provider and wanted and not source:
                 key = (spec.name, str(spec.version))
                 sources = manager._cache.find_sources(spec.name, job)
@@ -4603,37 +4697,74 @@ class _Delivery:
                 data = _local_path(data, self._part)
             else:
                 _remove_tree(data)
-                _copy_tree(source, data, job)
-            _sync_tree(data, job)
+                _copy_tree(source, data, not self._part, job)
+            with _on_disk(self._to, what="the destination"):
+                _sync_tree(data, job)
+        own = os.path.basename(staging)
+        is_known = source and wanted and wanted.size is not None
+        if is_known and wanted and not self._is_right(data, wanted, own):
+            got = f"other bytes: `fetch --download {spec}` replaces it"
+            raise AssetIntegrityError(source, "what was published", got)
         return data
 
-    def _rename(self, content: str) -> None:
+    def _rename(self, content: str, staging: str) -> None:
         if not os.path.isdir(self._to):
             os.replace(content, self._to)
             _sync_folder(os.path.dirname(self._to))
             return
-        for name in sorted(os.listdir(content)):
+        names = sorted(os.listdir(content))
+        with open(os.path.join(staging, "plan"), "w") as file:
+            json.dump([str(self._spec), names], file)
+            file.flush()
+            os.fsync(file.fileno())
+        _sync_folder(staging)
+        for name in names:
             place = os.path.join(self._to, name)
             _remove_tree(place)  # an interrupted one put it there
             os.rename(os.path.join(content, name), place)
         _sync_folder(self._to)
 
 
-def _copy_tree(source: str, target: str, job: _Job) -> None:
-    """Copy a file or a copy's files, to which nothing then leads back."""
+def _require_own_folder(path: str) -> None:
+    """Raise PermissionError where a folder is a link, or somebody else's."""
+    status = os.lstat(path)
+    is_ours = os.name == "nt" or status.st_uid == os.geteuid()
+    if not (is_ours and stat.S_ISDIR(status.st_mode)):
+        raise PermissionError(errno.EPERM, "it is no folder of ours", path)
+
+
+def _clear_staging(staging: str, lock: str) -> None:
+    """Delete what is in a staging folder, its lock last."""
+    for name in os.listdir(staging):
+        if name != os.path.basename(lock):
+            _remove_tree(os.path.join(staging, name))
+    with suppress(OSError):  # Windows keeps what is open
+        os.unlink(lock)
+
+
+def _copy_tree(source: str, target: str, is_copy: bool, job: _Job) -> None:
+    """Copy a file, or a folder: a cached copy without its markers, or a part of one."""
     files = _list_files(source)
+    if not is_copy and os.path.isdir(source):
+        files = [
+            os.path.join(at, one) for at, _, some in os.walk(source) for one in some
+        ]
     sizes = [ManifestFile("", os.path.getsize(path)) for path in files]
     job.begin("copying", source, sizes)
-    for folder, _, _ in os.walk(source):
-        os.makedirs(target + folder[len(source) :], exist_ok=True)
+    with _on_disk(target, what="the destination"):
+        for folder, _, _ in os.walk(source):
+            os.makedirs(target + folder[len(source) :], exist_ok=True)
 
     def copy(path: str) -> None:
         place = target + path[len(source) :]
-        with _open_plain_file(path) as file, open(place, "wb", buffering=0) as copied:
+        with _open_plain_file(path) as file:
             status = os.fstat(file.fileno())
-            _copy_bytes(file, copied, status.st_size, job.advance)
-            if status.st_mode & stat.S_IXUSR:
-                os.chmod(place, os.stat(place).st_mode | 0o111)
+            mode = 0o777 if status.st_mode & stat.S_IXUSR else 0o666
+            with _on_disk(target, what="the destination"):
+                flags = os.O_WRONLY | os.O_CREAT | getattr(os, "O_BINARY", 0)
+                copied = os.fdopen(os.open(place, flags, mode), "wb", buffering=0)
+            with copied:
+                _copy_bytes(file, copied, status.st_size, job.advance)
         job.advance(0, files=1)
 
     job.run(copy, files)
@@ -4717,13 +4848,31 @@ class AssetsManager(_CopyKeeper):
             info = (
                 self._fetch_version(pinned, force_download)
                 if to is None
-                else _Delivery(self, pinned, to).run(bool(force_download))
+                else _Delivery(self, pinned, to).run(force_download)
             )
         return info if return_info else info["path"]
 
     def _fetch_version(
         self, spec: AssetSpec, force: bool | None, tries: int = 4
     ) -> FetchInfo:
+        part, (path, action, is_forced) = spec.sub_part or "", self._decide(spec, force)
+        info: FetchInfo = {"path": path, "version": spec.version, "from_cache": True}
+        if action != "hit":
+            brought = self._download(spec, path, is_forced)
+            info = {**info, **brought, "from_cache": not brought}
+        if part:
+            info["path"] = _local_path(path, part)
+            is_there = os.path.exists(info["path"])
+            if not is_there and tries:  # it may just be being replaced
+                return self._fetch_version(spec, False, tries - 1)
+            _require_part(spec, is_there)
+        return info
+
+    def _decide(self, spec: AssetSpec, force: bool | None) -> tuple[str, str, bool]:
+        """Return where a version's copy lies, what to do (see `_decide_fetch`), force.
+
+        LocalAssetDoesNotExistError, or AssetIntegrityError, where nothing can be done.
+        """
         provider, part = self.storage_provider, spec.sub_part or ""
         if force is None and provider:
             force = provider.force_download
@@ -4741,17 +4890,7 @@ class AssetsManager(_CopyKeeper):
             self._cache.check_sizes(path, part)  # says which file
         if action == "fail":
             raise self._make_local_error(spec)
-        info: FetchInfo = {"path": path, "version": spec.version, "from_cache": True}
-        if action != "hit":
-            brought = self._download(spec, path, bool(force))
-            info = {**info, **brought, "from_cache": not brought}
-        if part:
-            info["path"] = _local_path(path, part)
-            is_there = os.path.exists(info["path"])
-            if not is_there and tries:  # it may just be being replaced
-                return self._fetch_version(spec, False, tries - 1)
-            _require_part(spec, is_there)
-        return info
+        return path, action, bool(force)
 
     def _prove(self, spec: AssetSpec, path: str, part: str) -> str:
         """Return what to do with a copy whose marker is empty."""
@@ -5230,7 +5369,7 @@ def _open_store(options: argparse.Namespace, **settings: Any) -> StorageProvider
     given = {name: vars(options).get(f"storage_{name}") for name in names}
     versioning = options.assets_versioning_system
     how = {"on_progress": options.on_progress, "versioning": versioning}
-    if vars(options).get("endpoint"):
+    if vars(options).get("endpoint") and "provider" not in settings:
         how["endpoint_url"] = options.endpoint
     return StorageProvider(**{**given, **how, **settings})
 
@@ -5465,7 +5604,7 @@ class _Together:
     def __init__(self, listener: OnProgress | None, number: int) -> None:
         self._listener, self._number = listener, number
         self._job, self._telling = _Job(1), threading.Lock()
-        self._latest: dict[str, Progress] = {}
+        self._latest: dict[tuple[str, int, int], Progress] = {}
 
     def run(
         self, fetch: Callable[[int], None], provider: StorageProvider | None
@@ -5487,7 +5626,7 @@ class _Together:
         """Take the progress of one; what this raises stops it."""
         self._job.beat()
         with self._telling:
-            self._latest[progress.asset] = progress
+            self._latest[progress.asset, progress.size, progress.files] = progress
             sums = zip(*(one[2:] for one in self._latest.values()))
             about = ("downloading", _count(self._number, "asset"))
             if self._listener:
@@ -5509,14 +5648,19 @@ def _run_resolve(options: argparse.Namespace) -> int:
 
 
 def _write_whole(path: str, text: str) -> None:
-    """Write a file whole or not at all."""
-    staged = os.path.join(os.path.dirname(path), f"{_OWN}.{_make_token()}")
+    """Write a file whole or not at all; a pipe or a device as it is."""
+    target = os.path.realpath(path)
+    staged = os.path.join(os.path.dirname(target), f"{_OWN}.{_make_token()}")
+    is_special = os.path.exists(path) and not os.path.isfile(path)
     try:
-        with open(staged, "w", encoding="utf-8") as file:
+        with open(path if is_special else staged, "w", encoding="utf-8") as file:
             file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(staged, path)
+            if not is_special:
+                file.flush()
+                os.fsync(file.fileno())
+                with suppress(FileNotFoundError):
+                    os.chmod(staged, stat.S_IMODE(os.stat(target).st_mode))
+                os.replace(staged, target)
     except OSError as error:
         with suppress(OSError):
             os.unlink(staged)
@@ -5546,7 +5690,7 @@ def _read_lines(path: str, shown: str) -> list[str]:
         is_stdin = path == "-"
         # not sys.stdin, which has an encoding of its own
         source = 0 if is_stdin else path
-        with open(source, encoding="utf-8", closefd=not is_stdin) as file:
+        with open(source, encoding="utf-8-sig", closefd=not is_stdin) as file:
             return file.readlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"cannot read {shown}: {error}") from error
@@ -5711,8 +5855,6 @@ def _remove(
 ) -> int:
     names = [str(spec) for spec in specs]
     number = _count(len(names), "local copy", "local copies")
-    if not (names or leftovers) and not options.json:
-        _say("there is nothing to delete")
     what = [f"{number} from {manager.assets_dir!r}: {', '.join(names)}"] * bool(names)
     if leftovers:
         what.append(f"{_show_size(leftovers)} that interrupted downloads left")
@@ -5781,7 +5923,9 @@ def _describe_settings(options: argparse.Namespace) -> Iterator[dict[str, str]]:
         )
         if variable == "MODELKIT_STORAGE_PROVIDER":
             provider = value or provider
-        shown = re.sub("(?s)//.*@", "//***@", str(value or "-"))  # a URL's password
+        # a URL's password, and what follows its ?, which may be a signature
+        shown = re.sub("(?s)//.*@", "//***@", str(value or "-"))
+        shown = re.sub(r"(?s)(://.*\?).*", r"\1***", shown)
         yield {"setting": variable, "value": shown, "from": source}
     with suppress(ModelkitAssetsError):
         for variable, (_, is_secret) in _load_driver(provider).variables.items():

@@ -236,8 +236,10 @@ class Driver:
         opened = way and way.open(path, options)
         if opened:
             return opened
-        answer = client.get_object(Bucket=self.bucket, Key=name, **options)
-        seen = self._seen.pop(threading.get_ident(), None)  # none of a given client's
+        try:
+            answer = client.get_object(Bucket=self.bucket, Key=name, **options)
+        finally:  # it holds the session token
+            seen = self._seen.pop(threading.get_ident(), None)  # of a given client none
         if seen and self._short_way is way:  # no other thread has found one meanwhile
             self._short_way = _find_short_way(client, seen, path, self.timeout_s)
         return answer["Body"], answer["ResponseMetadata"]["HTTPHeaders"]
@@ -335,10 +337,10 @@ class _ShortWay:
 
         from botocore.httpsession import get_cert_path
 
+        self._idle: list[Any] = []  # connections, which others may have
         self._find_listeners = client.meta.events._emitter._handlers.prefix_search
         self._credentials, self._region = client._get_credentials(), region
         self._agent, self._timeout_s = seen.headers["User-Agent"], timeout_s
-        self._idle: list[Any] = []  # connections, which others may have
         url, port = urlsplit(seen.url), ":80"
         make: Any = http.HTTPConnection
         if url.scheme == "https":

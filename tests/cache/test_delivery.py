@@ -222,3 +222,97 @@ def test_two_at_once_both_have_it(manager, published, to):
     assert [one.wait(60) for one in both] == [0] * 4
     assert read_files(to) == read_files(published)
     check_nothing_else(to)
+
+
+def test_what_a_user_has_there_is_never_overwritten(manager, published, to):
+    """Nor where staging lies there, as of an interrupted delivery of something else."""
+    (to / ".modelkit-assets.staging").mkdir(parents=True)
+    (to / "vocab.txt").write_text("mine")
+    with pytest.raises(ma.ConfigurationError, match="is there, and is not"):
+        manager.fetch_asset("x", to=to)
+    assert (to / "vocab.txt").read_text() == "mine"
+
+
+def test_two_assets_are_not_mixed(provider, manager, published, to, tmp_path):
+    other = write_tree(tmp_path / "other", {"vocab.txt": b"other", "z": b"1"})
+    provider.new(other, "other")
+    to.mkdir(parents=True)
+    here = os.path.dirname(ma.__file__)
+    number = 0
+    while not set(os.listdir(to)) - {".modelkit-assets.staging"}:
+        number += 1  # until it has renamed its first entry
+        command = [sys.executable, "-c", DIE, here, str(to), str(number)]
+        assert subprocess.run(command).returncode == 9
+    with pytest.raises(ma.ConfigurationError, match="is there, and is not other:0.0"):
+        manager.fetch_asset("other", to=to)
+    manager.fetch_asset("x", to=to)  # which completes it
+    assert read_files(to) == read_files(published)
+    with pytest.raises(ma.ConfigurationError, match="is there, and is not other:0.0"):
+        manager.fetch_asset("other", to=to)
+
+
+def test_planted_staging_is_refused(manager, published, to, tmp_path):
+    victim = write_tree(tmp_path / "victim", {"data/a": b"1", "lock": b"2"})
+    to.parent.mkdir()
+    (to.parent / ".modelkit-assets.mine").symlink_to(victim)
+    with pytest.raises(ma.AssetsDirError, match="destination: it is no folder of ours"):
+        manager.fetch_asset("x", to=to)
+    assert read_files(victim) == {"data/a": (b"1", False), "lock": (b"2", False)}
+
+
+def test_a_cached_copy_that_was_altered_is_not_put_there(manager, published, to):
+    path = manager.fetch_asset("x")
+    with open(os.path.join(path, "vocab.txt"), "w") as file:
+        file.write("a c")
+    with pytest.raises(ma.AssetIntegrityError, match="fetch --download x:0.0"):
+        manager.fetch_asset("x", to=to)
+    assert not to.exists()
+    manager.fetch_asset("x", force_download=True, to=to)
+    assert read_files(to) == read_files(published)
+
+
+def test_a_link_is_followed_to_where_it_leads(manager, published, to, tmp_path):
+    (tmp_path / "real").mkdir()
+    to.parent.mkdir()
+    to.symlink_to("../real")
+    for _ in range(2):
+        assert manager.fetch_asset("x", to=to) == str(to)
+    assert read_files(tmp_path / "real") == read_files(published)
+    assert to.is_symlink()
+
+
+def test_what_modelkit_published_may_be_put_there_twice(
+    store, manager, published, to, assets_dir
+):
+    name = "modelkit-assets/x/0.0.meta"
+    manifest = json.loads(store.read_object(name))
+    del manifest["files"], manifest["empty_directories"]
+    store.write_object(name, json.dumps(manifest).encode())
+    for _ in range(2):
+        manager.fetch_asset("x", to=to)
+    (to / "vocab.txt").write_text("longer")
+    with pytest.raises(ma.ConfigurationError, match="is there, and is not"):
+        manager.fetch_asset("x", to=to)
+
+
+def test_a_marker_inside_a_part_is_a_file_of_it(provider, manager, to, tmp_path):
+    source = write_tree(tmp_path / "source", {"sub/.SUCCESS": b"1", "sub/a": b"2"})
+    provider.new(source, "x")
+    for _ in range(2):
+        manager.fetch_asset("x[sub]", to=to)
+        manager.fetch_asset("x")
+    assert sorted(os.listdir(to)) == [".SUCCESS", "a"]
+
+
+def test_what_a_listener_raises_is_left_as_it_is(store, published, assets_dir, to):
+    class OurError(OSError):
+        pass
+
+    def stop(progress):
+        raise OurError("mine")
+
+    with pytest.raises(OurError):
+        ma.AssetsManager(on_progress=stop).fetch_asset("x", to=to)
+    assert not to.exists()
+    with pytest.raises(ma.ConfigurationError, match="`to` is empty"):
+        ma.AssetsManager().fetch_asset("x", to="")

@@ -145,7 +145,7 @@ def test_a_hit_on_a_copy_from_another_store_is_said_once(
             assert other.fetch_asset("x:0.0") == path
     (record,) = caplog.records
     first, second = (one._cache.store for one in (manager, other))
-    assert f"is from {first}, and {second} is configured" in record.getMessage()
+    assert f"is from {first!r}, and {second!r} is configured" in record.getMessage()
     caplog.clear()
     other.fetch_asset("x:0.0", force_download=True)
     ma.AssetsManager(assets_dir, storage_provider=other_store).fetch_asset("x:0.0")
@@ -161,7 +161,7 @@ def test_verify_and_info_say_which_store_a_copy_is_from(
     monkeypatch.setenv("MODELKIT_STORAGE_BUCKET", other_store.driver.bucket)
     monkeypatch.setenv("MODELKIT_ASSETS_DIR", str(assets_dir))
     assert ma.main(["verify", "x:0.0"]) == 0
-    assert capsys.readouterr().err.count(f"is from {manager._cache.store}") == 1
+    assert capsys.readouterr().err.count(f"is from {manager._cache.store!r}") == 1
     assert ma.main(["info", "x:0.0"]) == 0
     assert f"copied_from: {manager._cache.store}\n" in capsys.readouterr().out
 

@@ -160,3 +160,46 @@ def test_an_endpoint_is_for_stores_that_have_one(local, call, provider):
     code, _, err = call("list", "--provider", provider, "--endpoint", "http://x")
     assert code == 2
     assert f"the provider {provider} takes no endpoint" in err
+
+
+def test_who_waits_for_a_slot_goes_on_all_the_same(
+    published, assets_dir, call, monkeypatch, tmp_path
+):
+    """A small asset waits behind a large one, and others wait for the small one."""
+    monkeypatch.setenv("MODELKIT_STORAGE_WORKERS", "2")
+    monkeypatch.setenv("MODELKIT_ASSETS_TIMEOUT_S", "1")
+    patience = property(lambda self: 1.0)
+    monkeypatch.setattr(ma._RetryingDriver, "patience_s", patience)
+    for number in range(2):
+        published.new(__file__, f"large/{number}")
+    published.new(__file__, "small")
+    iterate = ma.LocalDriver.iterate_bytes
+
+    def come_slowly(self, name, *args, **how):
+        for data in iterate(self, name, *args, **how):
+            if "large" in name:
+                for at in range(0, len(data), 500):
+                    time.sleep(0.15)
+                    yield data[at : at + 500]
+            else:
+                yield data
+
+    monkeypatch.setattr(ma.LocalDriver, "iterate_bytes", come_slowly)
+    waiter = threading.Timer(0.5, lambda: found.append(call("fetch", "small")[0]))
+    found = []
+    waiter.start()
+    code, _, err = call("fetch", "large/0", "large/1", "small")
+    waiter.join()
+    assert (code, found) == (0, [0]), err
+
+
+def test_a_pipe_or_a_link_stays_what_it_is(published, assets_dir, tmp_path):
+    lock, link = tmp_path / "lock", tmp_path / "link"
+    lock.write_text("before")
+    lock.chmod(0o640)
+    link.symlink_to(lock)
+    ok("resolve", "x", "-o", link)
+    assert link.is_symlink()
+    assert lock.read_text() == "x:0.0\n"
+    assert lock.stat().st_mode & 0o777 == 0o640
+    assert ok("resolve", "x", "-o", "/dev/stdout") == "x:0.0\n"

@@ -1,5 +1,7 @@
 """A store that gives nothing, or next to nothing, is tried again and then given up."""
 
+import os
+import signal
 import time
 
 import attacks
@@ -114,3 +116,62 @@ def test_what_trickles_in_is_given_up_with_a_clear_error(
     with pytest.raises(ma.StorageUnavailableError, match="nothing comes|fails on"):
         work(provider, tmp_path)
     assert time.monotonic() - begun < 10
+
+
+def test_slow_work_that_goes_on_is_no_stall(local, tmp_path, monkeypatch):
+    """However long it takes in all: 30 lists, of 0.1 s each, with a patience of 1 s."""
+    (tmp_path / "file").write_text("1")
+    provider = ma.StorageProvider(1)
+    for number in range(30):
+        provider.new(tmp_path / "file", f"a{number}")
+    read_object = ma.LocalDriver.read_object
+
+    def read_slowly(self, name):
+        time.sleep(0.1)
+        return read_object(self, name)
+
+    monkeypatch.setattr(ma.LocalDriver, "read_object", read_slowly)
+    patience = property(lambda self: 1.0)
+    monkeypatch.setattr(ma._RetryingDriver, "patience_s", patience)
+    assert len(list(provider.iterate_assets())) == 30
+
+
+def test_an_upload_is_not_given_up_while_its_sdk_does_not_tell(
+    local, tmp_path, monkeypatch
+):
+    (tmp_path / "file").write_text("1")
+    upload = ma.LocalDriver.upload_object
+
+    def upload_slowly(self, *args, **how):
+        time.sleep(2)
+        upload(self, *args, **how)
+
+    monkeypatch.setattr(ma.LocalDriver, "upload_object", upload_slowly)
+    patience = property(lambda self: 1.0)
+    monkeypatch.setattr(ma._RetryingDriver, "patience_s", patience)
+    assert ma.StorageProvider(1).new(tmp_path / "file", "x") == "0.0"
+
+
+def test_who_was_interrupted_asks_no_more(local, tmp_path, monkeypatch):
+    """The thread that it left behind would publish later."""
+    (tmp_path / "file").write_text("1")
+    provider = ma.StorageProvider(60)
+    provider.new(tmp_path / "file", "x")
+    write_object, tries = ma.LocalDriver.write_object, []
+
+    def fail(self, data, name, *, if_match=None):
+        if name.endswith(".versions"):
+            tries.append(name)
+            if len(tries) == 3:
+                os.kill(os.getpid(), signal.SIGINT)
+            if len(tries) < 6:
+                raise ConnectionError("reset")
+        return write_object(self, data, name, if_match=if_match)
+
+    monkeypatch.setattr(ma.LocalDriver, "write_object", fail)
+    with pytest.raises(KeyboardInterrupt):
+        provider.update(tmp_path / "file", "x")
+    seen = len(tries)
+    time.sleep(1.5)
+    assert len(tries) <= seen + 1 < 6
+    assert provider.get_versions_info("x") == ["0.0"]

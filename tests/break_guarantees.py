@@ -98,15 +98,17 @@ GUARANTEES = (
     ),
     Guarantee(
         "the commit comes after the data",
-        "            version = push.run(os.fspath(path), bump_major, dry_run, pack)\n"
-        "        if not dry_run:\n",
+        "            version = _Push(self, spec, listed or [], job)"
+        ".run(os.fspath(path), how)\n"
+        "        if not how.dry_run:\n",
+        "            push = _Push(self, spec, listed or [], job)\n"
         "            push._upload_later = push._upload\n"
         "            push._upload = lambda *args: (\n"
         "                self._commit(spec, args[1], is_new=listed is None),\n"
         "                push._upload_later(*args),\n"
         "            )\n"
-        "            version = push.run(os.fspath(path), bump_major, dry_run, pack)\n"
-        "        if not dry_run:\n",
+        "            version = push.run(os.fspath(path), how)\n"
+        "        if not how.dry_run:\n",
         ("tests/guarantees/test_crashes.py", "-k", "killed_publication_is_never"),
     ),
     Guarantee(
@@ -160,26 +162,26 @@ GUARANTEES = (
     ),
     Guarantee(
         "a waiter waits as long as there is progress",
-        "            if progress != seen:",
-        "            if seen == -1:",
+        "        if progress != seen:",
+        "        if seen == -1:",
         ("tests/guarantees/test_concurrency.py", "-k", "waiter_waits"),
     ),
     Guarantee(
         "a waiter gives up without progress",
-        "            elif time.monotonic() >= deadline:",
-        "            elif False:",
+        "        elif time.monotonic() >= deadline:",
+        "        elif False:",
         ("tests/guarantees/test_concurrency.py", "-k", "gives_up"),
     ),
     Guarantee(
         "one downloads, the others wait",
-        "            if _try_lock(descriptor, path):",
-        "            if True:",
+        "        if _try_lock(descriptor, path):",
+        "        if True:",
         ("tests/guarantees/test_concurrency.py", "-k", "sixteen_that_fetch_one"),
     ),
     Guarantee(
         "a copy is on the disk before its marker is",
-        "        _sync_tree(path, job)\n        staged",
-        "        staged",
+        "        _sync_tree(data, job)\n        origin",
+        "        origin",
         ("tests/guarantees/test_power_cuts.py", "-k", "a_cut_leaves"),
     ),
     Guarantee(
@@ -249,6 +251,12 @@ GUARANTEES = (
         'f"{one}~" if ours.fullmatch(one) else one for',
         "one for",
         ("tests/cache/test_names.py", "-k", "in_the_way"),
+    ),
+    Guarantee(
+        "what lies where `--to` puts an asset is never overwritten",
+        "        if entries <= self._read_plan():\n",
+        "        if True:\n",
+        ("tests/cache/test_delivery.py", "-k", "never_overwritten or not_mixed"),
     ),
     Guarantee(
         "only marked copies are deleted",

@@ -95,7 +95,9 @@ class Driver:
         "S3_ENDPOINT": ("endpoint_url", False),  # which beats it
         "AWS_KMS_KEY_ID": ("aws_kms_key_id", False),
     }
-    workers = 16  # transfers at once that suit it
+    # transfers at once that suit it: 1000 small files take as long as with 16 near the
+    # store, and half of that with 20 ms of round trip
+    workers = 64
     timeout_s = 30.0  # without a byte, after which a request fails; the core sets it
 
     def __init__(self, bucket: str, client: Any = None, **settings: str) -> None:
@@ -503,7 +505,7 @@ def _make_client(settings: dict[str, str], timeout_s: float) -> Any:
     # a name of its own spares each request a quarter of its 1.3 ms of processor time,
     # in which the SDK would write down what it runs on
     options: dict[str, Any] = {"user_agent": "modelkit-assets"}
-    options["max_pool_connections"] = 64
+    options["max_pool_connections"] = 128  # four parts of a file go up at once
     options.update(connect_timeout=min(5, timeout_s), read_timeout=timeout_s)
     if timeout_s < 30:  # else it may repeat a part, where the core would repeat all
         options["retries"] = {"total_max_attempts": 1}

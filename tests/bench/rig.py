@@ -89,6 +89,13 @@ class S3Store:
         """Return the file that the server keeps an object in."""
         return self.server.root / self.bucket / PREFIX / name
 
+    def read_etag(self, name):
+        """Let the server make an object's etag, of all its bytes, once.
+
+        Else the first who asks in 16 threads waits until it has been made 16 times.
+        """
+        self.server.client().head_object(Bucket=self.bucket, Key=f"{PREFIX}/{name}")
+
     def write_objects(self, objects):
         """Write objects past the code under test, a few at a time."""
         from concurrent.futures import ThreadPoolExecutor
@@ -199,6 +206,8 @@ class Rig(contextlib.ExitStack):
             store = self.make_store(kind)
             job = {"path": str(source), "name": name, "pack": pack}
             self.run_library("ours", "push", store, **job)
+            if kind == "s3" and source.is_file():
+                store.read_etag(f"{name}/0.0")
             return store
 
         store = self._make_once((kind, source, name, pack), make)

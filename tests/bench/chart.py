@@ -18,7 +18,8 @@ STYLE = """
   .grid { stroke: #d0d7de; stroke-width: 1 }
   .ours { fill: #0969da; stroke: #0969da } .modelkit { fill: #bf8700; stroke: #bf8700 }
   .s5cmd { fill: #1a7f37; stroke: #1a7f37 } .rclone { fill: #8250df; stroke: #8250df }
-  .cp { fill: #6e7781; stroke: #6e7781 } .bare { fill: #afb8c1; stroke: #afb8c1 }
+  .obstore { fill: #cf222e; stroke: #cf222e } .cp { fill: #6e7781; stroke: #6e7781 }
+  .bare, .botocore, .in-turn { fill: #afb8c1; stroke: #afb8c1 }
   .packed { stroke-dasharray: 4 3 }
   rect { stroke: none !important } polyline { fill: none !important; stroke-width: 2 }
   @media (prefers-color-scheme: dark) {
@@ -26,7 +27,8 @@ STYLE = """
     .ours { fill: #4493f8; stroke: #4493f8 }
     .modelkit { fill: #d29922; stroke: #d29922 }
     .s5cmd { fill: #3fb950; stroke: #3fb950 } .rclone { fill: #ab7df8; stroke: #ab7df8 }
-    .cp { fill: #8d96a0; stroke: #8d96a0 } .bare { fill: #6e7681; stroke: #6e7681 }
+    .obstore { fill: #f85149; stroke: #f85149 } .cp { fill: #8d96a0; stroke: #8d96a0 }
+    .bare, .botocore, .in-turn { fill: #6e7681; stroke: #6e7681 }
   }
 """
 NOT_DRAWN = ("hit", "packed-part")  # microseconds, and a number of requests

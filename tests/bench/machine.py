@@ -13,7 +13,7 @@ MODELKIT = "modelkit[assets-s3,assets-az,cli]==0.1.3"
 SHOW_VERSIONS = """
 import importlib.metadata as metadata, json, platform
 versions = {"python": platform.python_version()}
-for name in ("modelkit", "boto3", "azure-storage-blob"):
+for name in ("modelkit", "boto3", "azure-storage-blob", "obstore"):
     try:
         versions[name] = metadata.version(name)
     except metadata.PackageNotFoundError:
@@ -41,6 +41,13 @@ def _make_modelkit(folder):
     python = folder / "bin" / "python"
     _run(python, "-m", "pip", "install", "-q", MODELKIT)
     return python
+
+
+def find_memory_disk(size):
+    """Return a folder in memory that has `size` bytes free, else None."""
+    folder = Path("/dev/shm")
+    is_there = folder.is_dir() and os.access(folder, os.W_OK)
+    return folder if is_there and shutil.disk_usage(folder).free >= size else None
 
 
 def find_program(name, pythons):

@@ -34,6 +34,13 @@ def fetch(make, job):
     yield manager.fetch_asset(job["spec"])
 
 
+def fetch_each(make, job):
+    """Fetch several, one after the other."""
+    manager = make(job["assets_dir"])
+    yield
+    yield [manager.fetch_asset(spec) for spec in job["specs"]]
+
+
 def hit(make, job):
     """Fetch what is cached, many times."""
     manager = make(job["assets_dir"])
@@ -79,7 +86,8 @@ def read_peak():
 def run(job):
     """Do a job, and return what was measured."""
     manager, provider = load(job["tool"], job["core"])
-    kinds = {"fetch": (fetch, manager), "hit": (hit, manager)}
+    kinds = {"fetch": (fetch, manager), "fetch_each": (fetch_each, manager)}
+    kinds["hit"] = (hit, manager)
     kinds.update({"push": (push, provider), "list": (list_assets, provider)})
     function, make = kinds[job["operation"]]
     begin = time.perf_counter()

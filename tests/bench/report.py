@@ -3,8 +3,9 @@
 import statistics
 
 QUANTITIES = ("seconds", "peak", "requests")
-TOOLS = ("ours", "modelkit", "s5cmd", "rclone", "cp", "bare")
-SUFFIX = "+20 ms"
+PEERS = ("modelkit", "s5cmd", "rclone", "obstore")  # each has a column of its own
+OTHERS = ("cp", "bare", "botocore", "in-turn")  # of few rows: these share one
+TOOLS = ("ours", *PEERS, *OTHERS)
 
 
 def summarize(row, samples, missing):
@@ -81,22 +82,24 @@ def show_check(check):
     text = show_value(check, check["value"])
     if check["limit"] is None:
         return text
-    verdict = {True: "ok", False: "MISSED", None: "not measured"}[check["reached"]]
+    verdicts = {True: "reached", False: "NOT REACHED", None: "not measured"}
     limit = {**check, "rival": None, "quantity": ""} if check["rival"] else check
     shown = show_value(limit, round(check["limit"], 9)).strip()
     if check["rival"]:
         shown = f"{check['limit']:.3g}"
-    return f"{text} (at most {shown}): {verdict}"
+    return f"{text} (at most {shown}): {verdicts[check['reached']]}"
 
 
 def make_table(document):
     """Return the table's header and lines, each a list of cells."""
-    tools = [
-        tool for tool in TOOLS if any(tool in row["tools"] for row in document["rows"])
-    ]
-    lines = [["work", *tools, "ours by comparison"]]
-    for row in document["rows"]:
+    rows = document["rows"]
+    peers = [tool for tool in PEERS if any(tool in row["tools"] for row in rows)]
+    lines = [["work", "ours", *peers, "other", "ours by comparison"]]
+    for row in rows:
+        tools = ("ours", *peers)
         cells = [show_cell(row["tools"].get(tool, {"missing": None})) for tool in tools]
+        others = [tool for tool in OTHERS if tool in row["tools"]]
+        cells.append("; ".join(f"{o}: {show_cell(row['tools'][o])}" for o in others))
         checks = "; ".join(map(show_check, row["checks"]))
         lines.append([row["title"], *cells, checks])
     return lines
@@ -131,7 +134,7 @@ def write_text(document):
 
 
 def write_markdown(document, picture=None):
-    """Return the tables, the machine and the picture's link for README.md."""
+    """Return the tables, the machine and the picture's link, for README.md here."""
     parts = [f"![times by tool]({picture})"] if picture else []
     parts.append(_write_markdown_table(make_table(document)))
     for title, lines in make_growth_tables(document):
@@ -158,7 +161,7 @@ def describe(document):
     )
 
 
-_LIBRARIES = ("boto3", "azure-storage-blob")
+_LIBRARIES = ("boto3", "azure-storage-blob", "obstore")
 
 
 def _iterate_rows(document):

@@ -1,6 +1,8 @@
 """What measurements are made on: stores with published assets, and timed processes."""
 
 import contextlib
+import hashlib
+import importlib.util
 import json
 import os
 import shutil
@@ -86,6 +88,13 @@ class S3Store:
     def find_object(self, name):
         """Return the file that the server keeps an object in."""
         return self.server.root / self.bucket / PREFIX / name
+
+    def read_etag(self, name):
+        """Let the server make an object's etag, of all its bytes, once.
+
+        Else the first who asks in 16 threads waits until it has been made 16 times.
+        """
+        self.server.client().head_object(Bucket=self.bucket, Key=f"{PREFIX}/{name}")
 
     def write_objects(self, objects):
         """Write objects past the code under test, a few at a time."""
@@ -197,29 +206,35 @@ class Rig(contextlib.ExitStack):
             store = self.make_store(kind)
             job = {"path": str(source), "name": name, "pack": pack}
             self.run_library("ours", "push", store, **job)
+            if kind == "s3" and source.is_file():
+                store.read_etag(f"{name}/0.0")
             return store
 
         store = self._make_once((kind, source, name, pack), make)
         return store.via(self.find_proxy().endpoint) if slow else store
 
-    def find_listed(self, kind, number):
-        """Return a store with a number of small assets."""
+    def find_listed(self, kind, number, size=4):
+        """Return a store with a number of small assets, and their specs."""
+        names = [f"group-{index % 10}/asset-{index:05}" for index in range(number)]
 
         def make():
             objects = {}
-            about = {"push_date": "2026-01-01T00:00:00+00:00", "is_directory": False}
-            for index in range(number):
-                name = f"group-{index % 10}/asset-{index:05}"
-                objects[f"{name}/0.0"] = b"data"
+            for name in names:
+                data = name[-4:].encode() * (size // 4)
+                file = {"path": "", "size": len(data)}
+                file["sha256"] = hashlib.sha256(data).hexdigest()
+                about = {"push_date": "2026-01-01T00:00:00+00:00", "files": [file]}
+                about.update(is_directory=False, format=1)
+                objects[f"{name}/0.0"] = data
                 objects[f"{name}/0.0.meta"] = json.dumps(about).encode()
                 objects[f"{name}.versions"] = b'{"versions": ["0.0"]}'
             store = self.make_store("s3")
             store.write_objects(objects)
             return store
 
-        store = self._make_once(("listed", number), make)
-        slow = kind == "s3+20ms"
-        return store.via(self.find_proxy().endpoint) if slow else store
+        store = self._make_once(("listed", number, size), make)
+        store = store.via(self.find_proxy().endpoint) if kind == "s3+20ms" else store
+        return store, [f"{name}:0.0" for name in names]
 
     @contextlib.contextmanager
     def new_folder(self):
@@ -244,11 +259,23 @@ class Rig(contextlib.ExitStack):
         command = [str(part) for part in command]
         return self._run(lambda out: [*launch, out, *command], environ or {}, cwd)
 
+    def run_command(self, store, assets_dir, *arguments):
+        """Run our whole command, as a module, which is compiled once."""
+        command = [self.find_python("ours"), "-E", "-s", "-m", "modelkit_assets"]
+        environ = {**store.environ, "MODELKIT_ASSETS_DIR": str(assets_dir)}
+        return self.run_program([*command, *arguments], environ, CORE)
+
     def find_python(self, tool):
         """Return the Python that runs a library."""
         if not self.pythons[tool]:
             raise MissingError(f"{tool} is not installed")
         return self.pythons[tool]
+
+    def find_peer(self, package):
+        """Return our Python, where it has another package, too."""
+        if not importlib.util.find_spec(package):
+            raise MissingError(f"{package} is not installed")
+        return self.find_python("ours")
 
     def find_program(self, name):
         """Return the path of a program."""

@@ -15,7 +15,7 @@ from places import ROOT
 from bench.report import judge, show_seconds
 from bench.rows import SCALES, Check, make_rows
 
-RIVALS = {"s5cmd": "s5cmd is not installed", "ours": "packing is not supported"}
+RIVALS = {name: f"{name} is not installed" for name in ("s5cmd", "obstore")}
 MANAGER = "from modelkit_assets import AssetsManager"
 REMOTE = """
 import modelkit_assets
@@ -50,7 +50,15 @@ def outcome(modelkit_python, tmp_path_factory):
     folder = tmp_path_factory.mktemp("bench")
     files = [folder / name for name in ("json", "svg", "markdown")]
     command = [sys.executable, ROOT / "tests" / "bench", "--scale", "small"]
-    command += ["--rounds", "1", "--growth", "--modelkit-python", modelkit_python]
+    command += [
+        "--rounds",
+        "1",
+        "--growth",
+        "--rows",
+        "*",
+        "--modelkit-python",
+        modelkit_python,
+    ]
     command += [part for file in files for part in (f"--{file.name}", file)]
     command += ["--folder", folder]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)

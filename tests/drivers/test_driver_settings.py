@@ -167,6 +167,28 @@ def test_s3_sends_no_new_checksums_where_an_endpoint_is_set(s3, set_keys):
     assert get_checksum_headers(ask(s3)) == []
 
 
+def test_the_endpoint_of_aws_counts_as_ours_does(s3, set_keys, monkeypatch):
+    monkeypatch.delenv("S3_ENDPOINT")
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", s3.endpoint)
+    put()
+    assert s3.methods == ["PUT"]
+    assert get_checksum_headers(s3.requests[0]) == []
+    monkeypatch.setenv("S3_ENDPOINT", s3.endpoint)
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:1")  # which ours beats
+    put()
+    assert s3.methods == ["PUT", "PUT"]
+
+
+def test_doctor_shows_what_of_aws_is_in_force(s3, set_keys, monkeypatch, capsys):
+    monkeypatch.delenv("S3_ENDPOINT")
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", s3.endpoint)
+    monkeypatch.setenv("AWS_PROFILE", "team")
+    ma.main(["doctor", "--provider", "s3", "--bucket", "bucket"])
+    shown = capsys.readouterr().out
+    assert f"AWS_ENDPOINT_URL_S3                {s3.endpoint}" in shown
+    assert "AWS_PROFILE                        team" in shown
+
+
 def test_s3_leaves_checksums_to_boto3_where_no_endpoint_is_set(
     s3, set_keys, monkeypatch
 ):

@@ -2208,11 +2208,8 @@ class _RetryingDriver:
         job.begin("asking", name, ())
 
         def wait(seconds: float) -> None:
-            # who asked may be gone, or be told to stop
-            deadline = time.monotonic() + seconds
-            while (left := deadline - time.monotonic()) > 0:
-                job.wait(min(left, _HEARTBEAT_S))
-                self._wait(0)
+            self._wait(seconds)
+            job.wait(0)  # who asked may be gone meanwhile
 
         how = (name, partial(attempt, job), wait)
         return job.run(lambda _: self._retry(*how), [None])[0]

@@ -518,9 +518,9 @@ def _make_client(settings: dict[str, str], timeout_s: float) -> Any:
             options[option] = "when_required"
     region = session.get_config_variable("region") or "us-east-1"  # "" as the variable
     config = botocore.config.Config(**options)
-    settings = {"region_name": region, **settings}
-    settings.pop("profile", None)
-    return session.create_client("s3", config=config, **settings)
+    about: dict[str, Any] = {"region_name": region, **settings}
+    about.pop("profile", None)
+    return session.create_client("s3", config=config, **about)
 
 
 def _mask_token(record: Any) -> bool:

@@ -4633,8 +4633,11 @@ class _Delivery:
         empty = [one[cut:] for one in wanted.empty_directories if one[cut:]]
         content = wanted._with_files(files, empty)
         if not all(file.sha256 or file.chunks for file in files):  # modelkit's
-            found = {} if os.path.islink(path) else dict(_walk_source(path, False))
-            sizes = {one: stamp[:1] for one, stamp in found.items()}
+            sizes = {
+                part: stamp[:1]
+                for part, stamp in _walk_source(path, False)
+                if part.split("/")[0] != ignored
+            }
             expected = {file.path: (file.size,) for file in files}
             return sizes == {**expected, **dict.fromkeys(empty, ())}
         with _Job(self._manager._workers, self._manager.on_progress) as job:
@@ -4676,11 +4679,8 @@ class _Delivery:
         return True
 
     def _stage(self, source: str, wanted: Manifest | None, staging: str) -> str:
-        manager, spec, provider = (
-            self._manager,
-            self._spec,
-            self._manager.storage_provider,
-        )
+        manager, spec = self._manager, self._spec
+        provider = manager.storage_provider
         data = os.path.join(staging, "data")
         job = _Job(manager._workers, manager.on_progress)
         if provider and not source:

@@ -290,6 +290,8 @@ def test_what_modelkit_published_may_be_put_there_twice(
     store.write_object(name, json.dumps(manifest).encode())
     for _ in range(2):
         manager.fetch_asset("x", to=to)
+    (to / ".modelkit-assets.staging").mkdir()  # as of another process, at work there
+    manager.fetch_asset("x", to=to)
     (to / "vocab.txt").write_text("longer")
     with pytest.raises(ma.ConfigurationError, match="is there, and is not"):
         manager.fetch_asset("x", to=to)

@@ -4757,10 +4757,10 @@ def _copy_tree(source: str, target: str, is_copy: bool, job: _Job) -> None:
         with _open_plain_file(path) as file:
             status = os.fstat(file.fileno())
             mode = 0o777 if status.st_mode & stat.S_IXUSR else 0o666
-            with _on_disk(target, what="the destination"):
-                flags = os.O_WRONLY | os.O_CREAT | getattr(os, "O_BINARY", 0)
-                copied = os.fdopen(os.open(place, flags, mode), "wb", buffering=0)
-            with copied:
+            flags = os.O_WRONLY | os.O_CREAT | getattr(os, "O_BINARY", 0)
+            opened = partial(os.open, place, flags, mode)
+            told = _on_disk(target, what="the destination")  # a listener's is _Stopped
+            with told, os.fdopen(opened(), "wb", buffering=0) as copied:
                 _copy_bytes(file, copied, status.st_size, job.advance)
         job.advance(0, files=1)
 

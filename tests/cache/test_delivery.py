@@ -318,3 +318,24 @@ def test_what_a_listener_raises_is_left_as_it_is(store, published, assets_dir, t
     assert not to.exists()
     with pytest.raises(ma.ConfigurationError, match="`to` is empty"):
         ma.AssetsManager().fetch_asset("x", to="")
+
+
+FULL = """
+import resource, sys
+sys.path.insert(0, sys.argv[1])
+import modelkit_assets as ma
+
+resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
+try:
+    ma.AssetsManager().fetch_asset("x", to=sys.argv[2])
+except ma.AssetsDirError as error:
+    print(error)
+"""
+
+
+def test_a_full_disk_is_told_as_the_destinations(manager, published, to):
+    manager.fetch_asset("x")
+    command = [sys.executable, "-c", FULL, os.path.dirname(ma.__file__), str(to)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert "cannot write to the destination: File too large" in done.stdout, done.stderr
+    assert not to.exists()

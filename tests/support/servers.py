@@ -6,7 +6,7 @@ bypass the code under test.
 
 | class     | what runs                                  | stands for          |
 |-----------|--------------------------------------------|---------------------|
-| `Moto`    | moto                                       | S3                  |
+| `Moto`    | moto, see `moto_server.py`                 | S3                  |
 | `Rclone`  | `rclone serve s3`: ignores conditions      | other S3-like stores|
 | `Azurite` | azurite, from `npm ci` in this folder      | Azure Blob          |
 | `Gcs`     | gcp-storage-emulator, see `gcs_server.py`  | GCS                 |
@@ -136,8 +136,8 @@ class Moto(_S3Server):
 
     def _command(self) -> list[str]:
         _check_module("moto")
-        arguments = ["-H", "127.0.0.1", "-p", str(self.port)]
-        return [sys.executable, "-m", "moto.server", *arguments]
+        program = str(HERE / "moto_server.py")
+        return [sys.executable, program, "-p", str(self.port)]
 
 
 class Rclone(_S3Server):

@@ -47,6 +47,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import re
 import stat
@@ -1872,6 +1873,10 @@ _LATE_S = 5.0  # after all time-outs, what still hangs is left behind
 _HEARTBEAT_S = 0.1  # how often work shows those who wait that it goes on
 _STALL_BYTES = 16 << 10  # likewise a body of which so long fewer have come
 _SYNC_THREADS = 16
+# Threads begin as few. While they leave a processor idle, as those do that wait for a
+# far store, there are twice as many, up to what suits the store. 1000 files of 8 KiB:
+# 0.65 s with 4, 0.76 s with 64 near by
+_FEW_WORKERS, _IDLE_CHECK_S = 4, 0.01
 _STOP_GRACE_S = 1.0  # how long an interrupt waits for transfers under way
 
 
@@ -1990,7 +1995,7 @@ class _Job:
     def _run_threads(self, work: Callable[[], None], number: int) -> None:
         # not Thread.join: where that is interrupted, Python 3.9 to 3.12 take the thread
         # for ended, and the next one does not wait: https://bugs.python.org/issue45274
-        ended, left = threading.Semaphore(0), 0
+        ended, left, more = threading.Semaphore(0), 0, min(number, _FEW_WORKERS)
 
         def run() -> None:
             try:
@@ -1998,19 +2003,24 @@ class _Job:
             finally:
                 ended.release()
 
+        self._moved_at = time.monotonic()
         try:
-            with suppress(RuntimeError):  # no more are to be had: fewer do
-                while left < number:
-                    # a daemon: an upload, which nothing can stop, must not hold up
-                    # an interrupt
-                    threading.Thread(target=run, daemon=True).start()
-                    left += 1
-            if not left:
-                work()
-            self._moved_at = time.monotonic()
-            while left:
-                self._wait_for(ended)
-                left -= 1
+            while more or left:
+                number -= more
+                with suppress(RuntimeError):  # no more are to be had: fewer do
+                    for _ in range(more):
+                        # a daemon: an upload, which nothing can stop, must not hold up
+                        # an interrupt
+                        threading.Thread(target=run, daemon=True).start()
+                        left += 1
+                if not left:
+                    work()
+                    break
+                asked_at, used = time.monotonic(), time.process_time()
+                is_over = self._wait_for(ended, _IDLE_CHECK_S if number else math.inf)
+                idle = time.monotonic() - asked_at > 2 * (time.process_time() - used)
+                left -= is_over
+                more = min(number, left) if idle and not is_over else 0
         except BaseException:
             self._stop.set()
             deadline = time.monotonic() + _STOP_GRACE_S
@@ -2018,14 +2028,13 @@ class _Job:
                 left -= 1
             raise
 
-    def _wait_for(self, ended: threading.Semaphore) -> None:
-        """Wait for a thread's end; StorageUnavailableError where nothing moves."""
-        left = self.patience_s
-        while left > 0 and not ended.acquire(timeout=left):
-            left = self._moved_at + self.patience_s - time.monotonic()
+    def _wait_for(self, ended: threading.Semaphore, at_most_s: float) -> bool:
+        """Tell whether a thread ended; StorageUnavailableError where nothing moves."""
+        left = self._moved_at + self.patience_s - time.monotonic()
         if left <= 0:
             about = (self._progress.asset, self.patience_s, "nothing comes")
             raise StorageUnavailableError(*about)
+        return ended.acquire(timeout=min(left, at_most_s))
 
 
 class _Backoff:

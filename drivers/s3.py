@@ -10,7 +10,7 @@ import re
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
-from functools import partial
+from functools import cache, partial
 from io import DEFAULT_BUFFER_SIZE
 from math import inf
 from typing import Any, Callable, Optional
@@ -19,6 +19,7 @@ _CHUNK = 1 << 18  # bytes yielded at a time
 _SMALL = 64 << 20  # what is larger is not read at once
 _PART = 16 << 20  # larger files go up in parts, of at least this size
 _MOST_PARTS = 10_000  # of one object
+_MOST_LINE = 1 << 16  # bytes of a header
 _SIGNED = r"AWS4-HMAC-SHA256 Credential=(.+)/\d{8}/([^/]+)/s3/aws4_request, "
 _Etag = Optional[str]
 _Length = Optional[int]
@@ -131,7 +132,7 @@ class Driver:
 
     def write_object(self, data: bytes, name: str, *, if_match: _Etag = None) -> str:
         """Write an object, if the condition holds, and return its new etag."""
-        send = partial(self.client.put_object, Body=data, **self._encryption)
+        send = partial(self._call, "put_object", Body=data, **self._encryption)
         try:
             return self._write(send, name, if_match)
         except FileExistsError as error:
@@ -171,8 +172,13 @@ class Driver:
             return
 
         def send(**options: str) -> Any:
+            way = None if size > _CHUNK or self._encryption else self._find_way()
             with open(path, "rb") as file:
-                return self.client.put_object(Body=file, **options, **self._encryption)
+                if way and (etag := way.put(file.read(size), **options)):
+                    return {"ETag": etag}
+                file.seek(0)
+                options.update(self._encryption)
+                return self._call("put_object", Body=file, **options)
 
         advance(size)  # before, so that what it raises leaves no object
         self._write(send, name, if_match)
@@ -219,7 +225,9 @@ class Driver:
                 client = _make_client(self._settings, self.timeout_s)
                 self._clients[process] = client
                 self._short_way = None  # its connections are the parent process's
-                client.meta.events.register("before-sign.s3.GetObject", self._note)
+                for operation in ("GetObject", "PutObject"):
+                    event = f"before-sign.s3.{operation}"
+                    client.meta.events.register(event, self._note)
             return self._given or self._clients[process]
 
     def _note(self, request: Any, **_: Any) -> None:
@@ -231,20 +239,27 @@ class Driver:
         The first request is the SDK's own: it shows where objects lie, and how requests
         for them are signed. What is not plain is left to it, too, as is any refusal.
         """
-        from urllib.parse import quote  # which a cached fetch has no need of
-
-        client, path = self.client, "/" + quote(name, safe="/~")
-        way = self._short_way
-        opened = way and way.open(path, options)
-        if opened:
+        way = self._find_way()
+        if way and (opened := way.open(name, options)):
             return opened
+        answer = self._call("get_object", Bucket=self.bucket, Key=name, **options)
+        return answer["Body"], answer["ResponseMetadata"]["HTTPHeaders"]
+
+    def _call(self, operation: str, **options: Any) -> Any:
+        """Ask the SDK, and learn the short way from what it sent with success."""
+        client, way = self.client, self._find_way()
         try:
-            answer = client.get_object(Bucket=self.bucket, Key=name, **options)
+            answer = getattr(client, operation)(**options)
         finally:  # it holds the session token
             seen = self._seen.pop(threading.get_ident(), None)  # of a given client none
         if seen and self._short_way is way:  # no other thread has found one meanwhile
-            self._short_way = _find_short_way(client, seen, path, self.timeout_s)
-        return answer["Body"], answer["ResponseMetadata"]["HTTPHeaders"]
+            key = options["Key"]
+            self._short_way = _find_short_way(client, seen, key, self.timeout_s)
+        return answer
+
+    def _find_way(self) -> Any:
+        """Return the short way, once it is known; each process has its own."""
+        return self.client and self._short_way
 
     def _write(self, send: Callable[..., Any], name: str, if_match: _Etag) -> str:
         """Call send with its target and condition, and return the object's new etag."""
@@ -304,12 +319,13 @@ class Driver:
                 raise
 
 
-def _find_short_way(client: Any, seen: Any, path: str, timeout_s: float) -> Any:
+def _find_short_way(client: Any, seen: Any, name: str, timeout_s: float) -> Any:
     """Return a way for requests like this one of the SDK's, where it was plain.
 
     That is: signed in its headers, with what the credentials are now, and to no proxy.
     TLS has to guard the bytes, unless nobody expects checksums to do so.
     """
+    path = _make_path(name)
     with suppress(AttributeError, ImportError):  # another botocore's inner parts
         session = client._endpoint.http_session
         key = client._get_credentials().get_frozen_credentials()
@@ -324,10 +340,16 @@ def _find_short_way(client: Any, seen: Any, path: str, timeout_s: float) -> Any:
     return None
 
 
-class _ShortWay:
-    """Asks for objects as the SDK has asked for one, in a quarter of its time.
+def _make_path(name: str) -> str:
+    from urllib.parse import quote  # which a cached fetch has no need of
 
-    That is 0.16 ms of a processor, not 0.7, which folders of small files are bound by.
+    return "/" + quote(name, safe="/~")
+
+
+class _ShortWay:
+    """Asks for objects as the SDK has asked for one, in a fifth of its time.
+
+    That is 0.1 ms of a processor, not 0.7, which folders of small files are bound by.
     """
 
     def __init__(
@@ -355,34 +377,58 @@ class _ShortWay:
         self._host = url.netloc.rpartition("@")[2].lower().removesuffix(port)
         self._make = partial(make, self._host, timeout=min(5, timeout_s))
 
-    def open(self, path: str, options: dict[str, str]) -> Any:
+    def open(self, name: str, options: dict[str, str]) -> Any:
         """Return an object's body and headers, or None where the SDK is to ask."""
-        # who answers in the store's place, as moto's mock_aws does
-        if self._find_listeners("before-send.s3.GetObject"):
+        asked = self._ask("GET", "GetObject", name, options)
+        if not asked:
             return None
-        path, key = self._root + path, self._credentials.get_frozen_credentials()
-        headers = {k.replace("IfM", "If-M").lower(): v for k, v in options.items()}
-        headers["host"] = self._host
-        headers["authorization"] = _sign(path, headers, key, self._region)
-        headers["user-agent"] = self._agent
-        connection, answer = self._ask(path, headers)
+        connection, answer = asked
         if answer.status not in (200, 206) or answer.length is None:
             connection.close()
             return None
         return _Body(connection, answer, self._idle), answer.headers
 
-    def _ask(self, path: str, headers: dict[str, str]) -> Any:
-        """Send a request, and return its connection and the answer."""
+    def put(self, data: bytes, Bucket: str, Key: str, **options: str) -> str:
+        """Write an object and return its etag, or "" where the SDK is to do it."""
+        asked = self._ask("PUT", "PutObject", Key, options, data)
+        if not asked:
+            return ""
+        connection, answer = asked
+        if answer.length == 0:
+            _Body(connection, answer, self._idle).close()
+        else:
+            connection.close()
+        return str(answer.headers.get("etag", "")) if answer.status == 200 else ""
+
+    def _ask(
+        self, method: str, event: str, name: str, options: Any, data: bytes = b""
+    ) -> Any:
+        """Send a request, and return its connection and the answer; None for the SDK.
+
+        One on which nothing has come yet may be sent twice, where a server closed what
+        was kept; a write is conditional, so that the second finds the first's.
+        """
         from http.client import HTTPException
         from socket import timeout
 
+        # who answers in the store's place, as moto's mock_aws does
+        if self._find_listeners(f"before-send.s3.{event}"):
+            return None
+        path = self._root + _make_path(name)
+        words = re.compile("(?<=[a-z])(?=[A-Z])")  # of the SDK's IfNoneMatch
+        headers = {words.sub("-", key).lower(): options[key] for key in options}
+        headers["host"] = self._host
+        key = self._credentials.get_frozen_credentials()
+        request = (method, path, headers, data)
+        headers["authorization"] = _sign(*request, key, self._region)
+        headers["user-agent"] = self._agent
         kept = None
         with suppress(IndexError):  # none is idle
             kept = self._idle.pop()
         while True:
             try:
                 connection = kept or self._connect()
-                connection.request("GET", path, headers=headers)
+                connection.request(method, path, data or None, headers)
                 return connection, connection.getresponse()
             except (OSError, HTTPException, ValueError) as error:
                 if not kept or isinstance(error, timeout):
@@ -392,6 +438,7 @@ class _ShortWay:
 
     def _connect(self) -> Any:
         connection = self._make()
+        connection.response_class = _find_answer_class()
         connection.connect()
         connection.sock.settimeout(self._timeout_s)
         connection.buffer = memoryview(bytearray(_CHUNK))
@@ -400,6 +447,38 @@ class _ShortWay:
     def __del__(self) -> None:
         for connection in self._idle:  # else Python warns of each
             connection.close()
+
+
+@cache
+def _find_answer_class() -> Any:
+    """Return http.client's answer, whose headers are not read as those of an e-mail.
+
+    That takes 0.07 ms of a processor for each, of 0.3 that a small file takes in all.
+    """
+    from http.client import BadStatusLine, HTTPException, HTTPResponse
+
+    class Answer(HTTPResponse):
+        def begin(self) -> None:
+            line, headers = self.fp.readline(_MOST_LINE), dict[str, str]()
+            if not line.startswith(b"HTTP/1."):
+                raise BadStatusLine(repr(line))
+            is_old, self.status = line[7:8] == b"0", int(line[9:12])
+            while (line := self.fp.readline(_MOST_LINE)) not in (b"\r\n", b"\n"):
+                name, _, value = line.decode("latin-1").partition(":")
+                headers[name.lower()] = value.strip()
+                if not line.endswith(b"\n") or len(headers) > 100:
+                    raise HTTPException("its headers are cut off, or too long")
+            self.will_close = is_old or headers.get("connection", "").lower() == "close"
+            size, is_chunked = (
+                headers.get("content-length"),
+                "transfer-encoding" in headers,
+            )
+            self.headers: Any = headers
+            self.length = (
+                int(size) if size and size.isdigit() and not is_chunked else None
+            )
+
+    return Answer
 
 
 class _Body:
@@ -430,8 +509,10 @@ class _Body:
             self._idle.append(self._connection)
 
 
-def _sign(path: str, headers: dict[str, str], key: Any, region: str) -> str:
-    """Add to a GET's headers what has to be signed, and return their signature.
+def _sign(
+    method: str, path: str, headers: dict[str, str], data: bytes, key: Any, region: str
+) -> str:
+    """Add to a request's headers what has to be signed, and return their signature.
 
     https://docs.aws.amazon.com/IAM/latest/UserGuide/create-signed-request.html
     """
@@ -439,13 +520,13 @@ def _sign(path: str, headers: dict[str, str], key: Any, region: str) -> str:
     import time
     from hashlib import sha256
 
-    headers["x-amz-content-sha256"] = empty = sha256().hexdigest()
+    headers["x-amz-content-sha256"] = digest = sha256(data).hexdigest()
     headers["x-amz-date"] = now = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
     if key.token:
         headers["x-amz-security-token"] = key.token
     names = ";".join(sorted(headers))
     lines = "".join(f"{name}:{headers[name]}\n" for name in sorted(headers))
-    request = f"GET\n{path}\n\n{lines}\n{names}\n{empty}".encode()
+    request = f"{method}\n{path}\n\n{lines}\n{names}\n{digest}".encode()
     scope = f"{now[:8]}/{region}/s3/aws4_request"
     text = f"AWS4-HMAC-SHA256\n{now}\n{scope}\n{sha256(request).hexdigest()}"
     secret = f"AWS4{key.secret_key}".encode()

@@ -1,9 +1,10 @@
-"""How S3's reads, but the first one, reach the store: signatures, connections, TLS.
+"""How S3's reads and small uploads, but the first, reach the store: signatures, TLS.
 
-What they mean is in test_s3_reader.py.
+What they mean is in test_s3_reader.py, and in the contract of all drivers.
 """
 
 import datetime
+import hashlib
 import importlib.util
 import ipaddress
 import json
@@ -89,7 +90,8 @@ def sign_as_the_sdk_does(request, endpoint, region="eu-west-3"):
     names = request.headers["authorization"].partition("SignedHeaders=")[2]
     names = names.partition(",")[0].split(";")
     headers = {name: request.headers[name] for name in names}
-    same = AWSRequest("GET", endpoint + request.path, headers)
+    address = endpoint + request.path
+    same = AWSRequest(request.method, address, headers, request.body)
     same.context["timestamp"] = headers["x-amz-date"]
     text = auth.string_to_sign(same, auth.canonical_request(same))
     auth._inject_signature_to_request(same, auth.signature(text, same))
@@ -207,6 +209,84 @@ def test_a_token_that_cannot_be_sent_is_not_shown(s3, monkeypatch, tmp_path):
     text = "".join(traceback.format_exception(None, caught.value, None))
     assert S3.secrets[1] not in text
     assert len(s3.requests) == 1
+
+
+# -------------------------------------------------------------- small uploads
+
+
+def upload(driver, tmp_path, data, name="n", **condition):
+    (tmp_path / "small").write_bytes(data)
+    driver.upload_object(str(tmp_path / "small"), name, lambda size: None, **condition)
+
+
+@pytest.fixture
+def s3_uploader(s3):
+    """A driver that has read before, and may not use the SDK to upload."""
+    driver = make_driver()
+    driver.read_object("first")
+    driver.client.put_object = refuse
+    return driver
+
+
+@pytest.mark.parametrize("data", [b"", b"content", bytes(1 << 18)])
+@pytest.mark.parametrize("etag", ["", '"e1"'])
+def test_an_upload_is_signed_as_the_sdk_signs_it(s3, s3_uploader, tmp_path, data, etag):
+    upload(s3_uploader, tmp_path, data, "a b", if_match=etag)
+    request = s3.requests[-1]
+    assert (request.method, request.path) == ("PUT", "/bucket/a%20b")
+    assert (request.body, request.headers["content-length"]) == (data, f"{len(data)}")
+    digest = hashlib.sha256(data).hexdigest()
+    assert request.headers["x-amz-content-sha256"] == digest
+    expected = sign_as_the_sdk_does(request, s3.endpoint)
+    assert request.headers["authorization"] == expected
+    assert ("if-match;" in expected) == bool(etag)
+    assert ("if-none-match;" in expected) == (not etag)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_store_that_checks_signatures_takes_an_upload(make_store, tmp_path, name):
+    store = make_store(RcloneStore)
+    store.write_object("first", b"")
+    driver = ma.StorageProvider().driver
+    driver.read_object("first")
+    driver.client.put_object = refuse
+    upload(driver, tmp_path, b"content", name)
+    assert store.read_object(name) == b"content"
+
+
+def test_what_is_not_small_is_left_to_the_sdk(s3, tmp_path):
+    driver = make_driver()
+    driver.read_object("first")
+    s3.script = in_turn(Answer(200, b"", {"ETag": "e"}))
+    upload(driver, tmp_path, bytes((1 << 18) + 1))
+    assert "amz-sdk-request" in s3.requests[-1].headers
+
+
+def test_a_written_object_shows_the_way_too(s3, tmp_path):
+    """A new asset's claim is the first that its store grants."""
+    driver = make_driver()
+    s3.script = in_turn(Answer(200, b"", {"ETag": "e"}))
+    driver.write_object(b"", "first", if_match="")
+    upload(driver, tmp_path, b"data")
+    assert "amz-sdk-request" not in s3.requests[-1].headers
+
+
+@pytest.mark.parametrize("status", [301, 400, 503])
+def test_an_upload_that_is_refused_is_left_to_the_sdk(s3, tmp_path, status):
+    driver = make_driver()
+    driver.read_object("first")
+    s3.script = in_turn(S3.fail(status), Answer(200, b"", {"ETag": "e"}))
+    upload(driver, tmp_path, b"data")
+    assert [one.body for one in s3.requests[1:]] == [b"data", b"data"]
+    assert "amz-sdk-request" in s3.requests[-1].headers
+
+
+def test_an_upload_that_met_an_object_says_so(s3, tmp_path):
+    driver = make_driver()
+    driver.read_object("first")
+    s3.script = in_turn(S3.fail(412, "PreconditionFailed"))
+    with pytest.raises(FileExistsError):
+        upload(driver, tmp_path, b"data")
 
 
 # -------------------------------------------------------------------- addresses
@@ -328,6 +408,55 @@ def test_a_connection_that_was_closed_meanwhile_is_renewed(lasting):
     for _ in range(5):
         assert driver.read_object("n")[0] == b"/bucket/n"
     assert len(lasting.requests) == 7
+
+
+def test_a_connection_serves_one_upload_after_the_other(lasting, s3_uploader, tmp_path):
+    lasting.script = lambda request: Answer(200, b"", {"ETag": "e"})
+    for index in range(20):
+        upload(s3_uploader, tmp_path, b"%d" % index, str(index))
+    assert [one.body for one in lasting.requests[1:]] == [b"%d" % i for i in range(20)]
+    assert count_connections(lasting) == 2  # of them the SDK's
+
+
+def test_an_upload_whose_connection_was_closed_meanwhile_is_sent_anew(
+    lasting, s3_uploader, tmp_path
+):
+    answer = Answer(200, b"", {"ETag": "e"}, ending=CLOSED)
+    lasting.script = lambda request: answer
+    for _ in range(5):
+        upload(s3_uploader, tmp_path, b"data")
+    assert len(lasting.requests) == 6
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\nETa",  # cut off
+        b"HTTP/1.1 200 OK\r\n" + b"X-%d: 1\r\n" * 200 % (*range(200),),
+        b"HTTP/1.1 200 OK\r\nX-Long: " + b"x" * (1 << 17) + b"\r\n",
+        b"220 ready\r\n\r\n",
+        b"HTTP/1.1 OK\r\n\r\n",
+        b"",
+    ],
+    ids=["cut off", "too many", "too long", "no http", "no status", "nothing"],
+)
+def test_headers_that_are_none_are_worth_another_attempt(s3, headers):
+    driver = make_used_driver()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer():
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(1 << 16)
+                connection.sendall(headers)
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        make = driver._short_way._make.func
+        driver._short_way._make = lambda: make(*server.getsockname(), timeout=5)
+        with pytest.raises(ConnectionError):
+            driver.read_object("n")
+        thread.join()
 
 
 def test_a_new_connection_that_breaks_is_for_the_core_to_renew(s3):

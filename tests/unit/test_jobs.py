@@ -1,0 +1,43 @@
+"""How many threads work at once."""
+
+import threading
+import time
+
+import pytest
+
+import modelkit_assets as ma
+
+
+def test_where_each_waits_for_the_store_there_are_as_many_as_suit_it():
+    meeting = threading.Barrier(64)
+    assert ma._Job(64).run(lambda _: meeting.wait(30), range(64))
+
+
+def test_where_the_processor_is_busy_there_are_few(monkeypatch):
+    monkeypatch.setattr(time, "process_time", time.monotonic)
+    threads = set()
+
+    def work(_):
+        threads.add(threading.get_ident())
+        time.sleep(0.002)
+
+    ma._Job(64).run(work, range(200))
+    assert len(threads) == ma._FEW_WORKERS
+
+
+@pytest.mark.parametrize("workers", [1, 3, 5])
+def test_there_are_never_more_than_suit_it(workers):
+    running, most, counting = 0, 0, threading.Lock()
+
+    def work(index):
+        nonlocal running, most
+        with counting:
+            running += 1
+            most = max(most, running)
+        time.sleep(0.01)
+        with counting:
+            running -= 1
+        return index
+
+    assert ma._Job(workers).run(work, range(20)) == list(range(20))
+    assert most == workers

@@ -47,7 +47,6 @@ from __future__ import annotations
 
 import errno
 import json
-import math
 import os
 import re
 import stat
@@ -2017,7 +2016,8 @@ class _Job:
                     work()
                     break
                 asked_at, used = time.monotonic(), time.process_time()
-                is_over = self._wait_for(ended, _IDLE_CHECK_S if number else math.inf)
+                most = _IDLE_CHECK_S if number else threading.TIMEOUT_MAX
+                is_over = self._wait_for(ended, most)
                 idle = time.monotonic() - asked_at > 2 * (time.process_time() - used)
                 left -= is_over
                 more = min(number, left) if idle and not is_over else 0

@@ -228,7 +228,7 @@ def s3_uploader(s3):
     return driver
 
 
-@pytest.mark.parametrize("data", [b"", b"content", bytes(1 << 18)])
+@pytest.mark.parametrize("data", [b"", b"content", bytes(1 << 19)])
 @pytest.mark.parametrize("etag", ["", '"e1"'])
 def test_an_upload_is_signed_as_the_sdk_signs_it(s3, s3_uploader, tmp_path, data, etag):
     upload(s3_uploader, tmp_path, data, "a b", if_match=etag)
@@ -258,7 +258,7 @@ def test_what_is_not_small_is_left_to_the_sdk(s3, tmp_path):
     driver = make_driver()
     driver.read_object("first")
     s3.script = in_turn(Answer(200, b"", {"ETag": "e"}))
-    upload(driver, tmp_path, bytes((1 << 18) + 1))
+    upload(driver, tmp_path, bytes((1 << 19) + 1))
     assert "amz-sdk-request" in s3.requests[-1].headers
 
 

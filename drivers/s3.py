@@ -441,7 +441,7 @@ class _ShortWay:
         connection.response_class = _find_answer_class()
         connection.connect()
         connection.sock.settimeout(self._timeout_s)
-        connection.buffer = memoryview(bytearray(_CHUNK))
+        connection.buffer = memoryview(b"")
         return connection
 
     def __del__(self) -> None:
@@ -487,6 +487,9 @@ class _Body:
     def __init__(self, connection: Any, answer: Any, idle: list[Any]) -> None:
         self._connection, self._answer, self._idle = connection, answer, idle
         self._left = answer.length
+        size = min(answer.length, _CHUNK)
+        if len(connection.buffer) < size:
+            connection.buffer = memoryview(bytearray(size))
         # first what came with the headers: readinto1 would wait for more
         self._most = DEFAULT_BUFFER_SIZE
 

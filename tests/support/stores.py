@@ -50,7 +50,7 @@ class _ServerStore(LocalStore):
     def __init__(self, server) -> None:
         self.server, self.bucket = server, f"bucket-{uuid.uuid4().hex[:12]}"
         server.create_bucket(self.bucket)
-        self.client = server.client()
+        self.client = server.shared_client
         self.environ = {
             **server.environ,
             "MODELKIT_STORAGE_PROVIDER": self.provider,

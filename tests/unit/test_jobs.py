@@ -13,16 +13,18 @@ def test_where_each_waits_for_the_store_there_are_as_many_as_suit_it():
     assert ma._Job(64).run(lambda _: meeting.wait(30), range(64))
 
 
-def test_where_the_processor_is_busy_there_are_few(monkeypatch):
+@pytest.mark.parametrize("seconds, most", [(0.0001, 1), (0.02, ma._FEW_WORKERS)])
+def test_where_the_processor_is_busy_there_are_few(monkeypatch, seconds, most):
+    """One for small items, and a few for those that take long."""
     monkeypatch.setattr(time, "process_time", time.monotonic)
     threads = set()
 
     def work(_):
         threads.add(threading.get_ident())
-        time.sleep(0.002)
+        time.sleep(seconds)
 
-    ma._Job(64).run(work, range(200))
-    assert len(threads) == ma._FEW_WORKERS
+    ma._Job(64).run(work, range(100))
+    assert len(threads) == most
 
 
 @pytest.mark.parametrize("workers", [1, 3, 5])
@@ -39,5 +41,5 @@ def test_there_are_never_more_than_suit_it(workers):
             running -= 1
         return index
 
-    assert ma._Job(workers).run(work, range(20)) == list(range(20))
+    assert ma._Job(workers).run(work, range(100)) == list(range(100))
     assert most == workers

@@ -2047,7 +2047,7 @@ def _needs_more(threads: int, before: Iterable[float], now: Iterable[float]) -> 
     """Tell whether more threads would help, by what so many did between two times."""
     elapsed, used, items = (two - one for one, two in zip(before, now))
     is_slow = threads < _FEW_WORKERS and items < 2 * threads
-    return is_slow or used < 0.75 * elapsed
+    return is_slow or used < 0.5 * elapsed
 
 
 class _Backoff:

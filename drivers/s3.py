@@ -441,7 +441,7 @@ class _ShortWay:
         connection.response_class = _find_answer_class()
         connection.connect()
         connection.sock.settimeout(self._timeout_s)
-        connection.buffer = memoryview(b"")
+        connection.buffer = memoryview(bytearray())
         return connection
 
     def __del__(self) -> None:

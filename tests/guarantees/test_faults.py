@@ -526,6 +526,9 @@ class Clock:
     def monotonic(self):
         return self.now
 
+    def process_time(self):
+        return self.now
+
 
 CAPS = [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 10.0, 10.0, 10.0]
 

@@ -132,7 +132,8 @@ class Driver:
 
     def write_object(self, data: bytes, name: str, *, if_match: _Etag = None) -> str:
         """Write an object, if the condition holds, and return its new etag."""
-        send = partial(self._call, "put_object", Body=data, **self._encryption)
+        put = self.client.put_object
+        send = partial(self._call, put, Body=data, **self._encryption)
         try:
             return self._write(send, name, if_match)
         except FileExistsError as error:
@@ -178,7 +179,7 @@ class Driver:
                     return {"ETag": etag}
                 file.seek(0)
                 options.update(self._encryption)
-                return self._call("put_object", Body=file, **options)
+                return self._call(self.client.put_object, Body=file, **options)
 
         advance(size)  # before, so that what it raises leaves no object
         self._write(send, name, if_match)
@@ -242,14 +243,15 @@ class Driver:
         way = self._find_way()
         if way and (opened := way.open(name, options)):
             return opened
-        answer = self._call("get_object", Bucket=self.bucket, Key=name, **options)
+        target = {"Bucket": self.bucket, "Key": name}
+        answer = self._call(self.client.get_object, **target, **options)
         return answer["Body"], answer["ResponseMetadata"]["HTTPHeaders"]
 
-    def _call(self, operation: str, **options: Any) -> Any:
+    def _call(self, method: Callable[..., Any], **options: Any) -> Any:
         """Ask the SDK, and learn the short way from what it sent with success."""
         client, way = self.client, self._find_way()
         try:
-            answer = getattr(client, operation)(**options)
+            answer = method(**options)
         finally:  # it holds the session token
             seen = self._seen.pop(threading.get_ident(), None)  # of a given client none
         if seen and self._short_way is way:  # no other thread has found one meanwhile

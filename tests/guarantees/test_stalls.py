@@ -152,7 +152,15 @@ def test_an_upload_is_not_given_up_while_its_sdk_does_not_tell(
     assert ma.StorageProvider(1).new(tmp_path / "file", "x") == "0.0"
 
 
-def test_who_was_interrupted_asks_no_more(local, tmp_path, monkeypatch):
+@pytest.fixture
+def interruptible():
+    """Ctrl-C interrupts, also where the tests are a shell's job in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_who_was_interrupted_asks_no_more(local, tmp_path, monkeypatch, interruptible):
     """The thread that it left behind would publish later."""
     (tmp_path / "file").write_text("1")
     provider = ma.StorageProvider(60)

@@ -8,10 +8,11 @@ import errno
 import os
 import re
 import threading
+from binascii import b2a_base64, crc32
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from functools import cache, partial
-from io import DEFAULT_BUFFER_SIZE
+from io import DEFAULT_BUFFER_SIZE, BytesIO
 from math import inf
 from typing import Any, Callable, Optional
 
@@ -19,7 +20,7 @@ _CHUNK = 1 << 19  # bytes yielded at a time; a quarter faster than of half as ma
 _SMALL = 64 << 20  # what is larger is not read at once
 _PART = 16 << 20  # larger files go up in parts, of at least this size
 _MOST_PARTS = 10_000  # of one object
-_MOST_LINE = 1 << 16  # bytes of a header
+_MOST_LINE, _MOST_HEADERS = 1 << 16, 100  # bytes of one, and how many of an answer
 _SIGNED = r"AWS4-HMAC-SHA256 Credential=(.+)/\d{8}/([^/]+)/s3/aws4_request, "
 _Etag = Optional[str]
 _Length = Optional[int]
@@ -133,7 +134,7 @@ class Driver:
     def write_object(self, data: bytes, name: str, *, if_match: _Etag = None) -> str:
         """Write an object, if the condition holds, and return its new etag."""
         put = self.client.put_object
-        send = partial(self._call, put, Body=data, **self._encryption)
+        send = partial(self._call, None, put, Body=data, **self._encryption)
         try:
             return self._write(send, name, if_match)
         except FileExistsError as error:
@@ -179,7 +180,7 @@ class Driver:
                     return {"ETag": etag}
                 file.seek(0)
                 options.update(self._encryption)
-                return self._call(self.client.put_object, Body=file, **options)
+                return self._call(way, self.client.put_object, Body=file, **options)
 
         advance(size)  # before, so that what it raises leaves no object
         self._write(send, name, if_match)
@@ -244,17 +245,20 @@ class Driver:
         if way and (opened := way.open(name, options)):
             return opened
         target = {"Bucket": self.bucket, "Key": name}
-        answer = self._call(self.client.get_object, **target, **options)
+        answer = self._call(way, self.client.get_object, **target, **options)
         return answer["Body"], answer["ResponseMetadata"]["HTTPHeaders"]
 
-    def _call(self, method: Callable[..., Any], **options: Any) -> Any:
-        """Ask the SDK, and learn the short way from what it sent with success."""
-        client, way = self.client, self._find_way()
+    def _call(self, tried: Any, method: Callable[..., Any], **options: Any) -> Any:
+        """Ask the SDK, and learn the short way from what it sent with success.
+
+        tried: the way that was not taken there, if there was one; no other is replaced.
+        """
+        client = self.client
         try:
             answer = method(**options)
         finally:  # it holds the session token
             seen = self._seen.pop(threading.get_ident(), None)  # of a given client none
-        if seen and self._short_way is way:  # no other thread has found one meanwhile
+        if seen and self._short_way is tried:
             key = options["Key"]
             self._short_way = _find_short_way(client, seen, key, self.timeout_s)
         return answer
@@ -328,7 +332,9 @@ def _find_short_way(client: Any, seen: Any, name: str, timeout_s: float) -> Any:
     TLS has to guard the bytes, unless nobody expects checksums to do so.
     """
     path = _make_path(name)
-    with suppress(AttributeError, ImportError):  # another botocore's inner parts
+    # another botocore's inner parts, a file of certificates that has gone: what was
+    # asked has succeeded all the same
+    with suppress(Exception):
         session = client._endpoint.http_session
         key = client._get_credentials().get_frozen_credentials()
         signed = re.search(_SIGNED, str(seen.headers.get("Authorization")))
@@ -366,6 +372,9 @@ class _ShortWay:
         self._idle: list[Any] = []  # connections, which others may have
         self._find_listeners = client.meta.events._emitter._handlers.prefix_search
         self._credentials, self._region = client._get_credentials(), region
+        # whether the store is to keep a checksum, as the SDK's do unless told otherwise
+        config = client.meta.config
+        self._has_checksums = config.request_checksum_calculation != "when_required"
         self._agent, self._timeout_s = seen.headers["User-Agent"], timeout_s
         url, port = urlsplit(seen.url), ":80"
         make: Any = http.HTTPConnection
@@ -392,6 +401,11 @@ class _ShortWay:
 
     def put(self, data: bytes, Bucket: str, Key: str, **options: str) -> str:
         """Write an object and return its etag, or "" where the SDK is to do it."""
+        if self._has_checksums:
+            checksum = crc32(data).to_bytes(4, "big")
+            options["x-amz-checksum-crc32"] = b2a_base64(
+                checksum, newline=False
+            ).decode()
         asked = self._ask("PUT", "PutObject", Key, options, data)
         if not asked:
             return ""
@@ -407,8 +421,8 @@ class _ShortWay:
     ) -> Any:
         """Send a request, and return its connection and the answer; None for the SDK.
 
-        One on which nothing has come yet may be sent twice, where a server closed what
-        was kept; a write is conditional, so that the second finds the first's.
+        Where a server has closed what was kept, it is sent again, though the first may
+        have come: a write is conditional, so that the second finds the first's.
         """
         from http.client import HTTPException
         from socket import timeout
@@ -424,15 +438,22 @@ class _ShortWay:
         request = (method, path, headers, data)
         headers["authorization"] = _sign(*request, key, self._region)
         headers["user-agent"] = self._agent
+        if data:
+            headers["content-length"] = str(len(data))
         kept = None
         with suppress(IndexError):  # none is idle
             kept = self._idle.pop()
         while True:
+            connection = kept
             try:
-                connection = kept or self._connect()
-                connection.request(method, path, data or None, headers)
+                connection = connection or self._connect()
+                # as a file, of which each block has a time-out of its own
+                body = BytesIO(data) if data else None
+                connection.request(method, path, body, headers)
                 return connection, connection.getresponse()
             except (OSError, HTTPException, ValueError) as error:
+                if connection:
+                    connection.close()
                 if not kept or isinstance(error, timeout):
                     text = error if isinstance(error, OSError) else type(error).__name__
                     raise ConnectionError(str(text)) from None
@@ -465,20 +486,19 @@ def _find_answer_class() -> Any:
             if not line.startswith(b"HTTP/1."):
                 raise BadStatusLine(repr(line))
             is_old, self.status = line[7:8] == b"0", int(line[9:12])
-            while (line := self.fp.readline(_MOST_LINE)) not in (b"\r\n", b"\n"):
+            for _ in range(_MOST_HEADERS):
+                line = self.fp.readline(_MOST_LINE)
+                if not line.strip():
+                    break
                 name, _, value = line.decode("latin-1").partition(":")
                 headers[name.lower()] = value.strip()
-                if not line.endswith(b"\n") or len(headers) > 100:
-                    raise HTTPException("its headers are cut off, or too long")
+            if line not in (b"\r\n", b"\n"):
+                raise HTTPException("its headers are cut off, or too long")
             self.will_close = is_old or headers.get("connection", "").lower() == "close"
-            size, is_chunked = (
-                headers.get("content-length"),
-                "transfer-encoding" in headers,
-            )
             self.headers: Any = headers
-            self.length = (
-                int(size) if size and size.isdigit() and not is_chunked else None
-            )
+            size = headers.get("content-length", "")
+            is_told = size.isdigit() and "transfer-encoding" not in headers
+            self.length = int(size) if is_told else None
 
     return Answer
 

@@ -262,6 +262,47 @@ def test_what_is_not_small_is_left_to_the_sdk(s3, tmp_path):
     assert "amz-sdk-request" in s3.requests[-1].headers
 
 
+def test_what_the_sdk_writes_leaves_the_way_as_it_is(s3, tmp_path):
+    """Else its connections would go, and a new one's certificates be read: 20 ms."""
+    driver = make_driver()
+    driver.read_object("first")
+    way = driver._short_way
+    s3.script = in_turn(Answer(200, b"", {"ETag": "e"}))
+    driver.write_object(b"", "n")
+    upload(driver, tmp_path, bytes((1 << 19) + 1))
+    assert driver._short_way is way
+
+
+def test_a_write_succeeds_whose_way_cannot_be_found(s3, monkeypatch):
+    driver = make_driver()
+    module = sys.modules[type(driver).__module__]
+
+    def fail(*_):
+        raise OSError("too many open files")
+
+    monkeypatch.setattr(module, "_ShortWay", fail)
+    s3.script = in_turn(Answer(200, b"", {"ETag": "e"}))
+    assert driver.write_object(b"", "n") == "e"
+
+
+@pytest.mark.parametrize("asks", ["when_supported", "when_required"])
+def test_an_upload_has_the_checksum_that_the_sdk_would_give(
+    s3, tmp_path, monkeypatch, asks
+):
+    monkeypatch.setenv("AWS_REQUEST_CHECKSUM_CALCULATION", asks)
+    driver = make_driver()
+    driver.read_object("first")
+    driver.client.put_object = refuse
+    upload(driver, tmp_path, b"123456789")
+    request = s3.requests[-1]
+    # CRC-32's check value is cbf43926
+    expected = "y/Q5Jg==" if asks == "when_supported" else None
+    assert request.headers.get("x-amz-checksum-crc32") == expected
+    assert request.headers["authorization"] == sign_as_the_sdk_does(
+        request, s3.endpoint
+    )
+
+
 def test_a_written_object_shows_the_way_too(s3, tmp_path):
     """A new asset's claim is the first that its store grants."""
     driver = make_driver()
@@ -432,7 +473,7 @@ def test_an_upload_whose_connection_was_closed_meanwhile_is_sent_anew(
     "headers",
     [
         b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\nETa",  # cut off
-        b"HTTP/1.1 200 OK\r\n" + b"X-%d: 1\r\n" * 200 % (*range(200),),
+        b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n" + b"X: 1\r\n" * 200 + b"\r\n",
         b"HTTP/1.1 200 OK\r\nX-Long: " + b"x" * (1 << 17) + b"\r\n",
         b"220 ready\r\n\r\n",
         b"HTTP/1.1 OK\r\n\r\n",

@@ -1873,9 +1873,9 @@ _HEARTBEAT_S = 0.1  # how often work shows those who wait that it goes on
 _STALL_BYTES = 16 << 10  # likewise a body of which so long fewer have come
 _SYNC_THREADS = 16
 # A job begins with one thread. While the process leaves a processor half idle, as one
-# does that waits for a far store, their number doubles, up to what suits the store. While
-# each item takes long, it doubles up to a few, as Python hashes large pieces side by
-# side. Small ones are in each other's way: 1000 files from a folder take one thread
+# does that waits for a far store, their number doubles, up to what suits the store.
+# While each item takes long, it doubles up to a few, as Python hashes large pieces side
+# by side. Small ones are in each other's way: 1000 files from a folder take one thread
 # 0.10 s, and two 0.22 s. What other threads of the process do counts, too
 _FEW_WORKERS, _CHECK_S = 4, 0.01
 _STOP_GRACE_S = 1.0  # how long an interrupt waits for transfers under way

@@ -402,10 +402,8 @@ class _ShortWay:
     def put(self, data: bytes, Bucket: str, Key: str, **options: str) -> str:
         """Write an object and return its etag, or "" where the SDK is to do it."""
         if self._has_checksums:
-            checksum = crc32(data).to_bytes(4, "big")
-            options["x-amz-checksum-crc32"] = b2a_base64(
-                checksum, newline=False
-            ).decode()
+            checksum = b2a_base64(crc32(data).to_bytes(4, "big"), newline=False)
+            options["x-amz-checksum-crc32"] = checksum.decode()
         asked = self._ask("PUT", "PutObject", Key, options, data)
         if not asked:
             return ""

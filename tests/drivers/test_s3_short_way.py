@@ -20,7 +20,17 @@ from pathlib import Path
 import pytest
 from contract import AWKWARD_NAMES, collect
 from stores import MotoStore, RcloneStore
-from stub_server import CLOSED, RESET, S3, SILENCE, Answer, StubServer, forward, in_turn
+from stub_server import (
+    CLOSED,
+    RESET,
+    S3,
+    SILENCE,
+    WELL,
+    Answer,
+    StubServer,
+    forward,
+    in_turn,
+)
 
 import modelkit_assets as ma
 
@@ -464,9 +474,24 @@ def test_an_upload_whose_connection_was_closed_meanwhile_is_sent_anew(
 ):
     answer = Answer(200, b"", {"ETag": "e"}, ending=CLOSED)
     lasting.script = lambda request: answer
+    way, made = s3_uploader._short_way, []
+    make = way._make
+    way._make = lambda: made.append(make()) or made[-1]
     for _ in range(5):
         upload(s3_uploader, tmp_path, b"data")
     assert len(lasting.requests) == 6
+    assert [bool(one.sock) for one in made] == [False] * 4 + [True]
+
+
+@pytest.mark.parametrize("chunks", [None, WELL], ids=["a text", "chunks"])
+def test_what_answers_an_upload_is_never_taken_for_the_next_answer(
+    lasting, s3_uploader, tmp_path, chunks
+):
+    answer = Answer(200, b"HTTP/1.1 500 no\r\n", {"ETag": "e"}, chunks=chunks)
+    lasting.script = lambda request: answer
+    for index in range(3):
+        upload(s3_uploader, tmp_path, b"data", str(index))
+    assert count_connections(lasting) == 4  # of them the SDK's
 
 
 @pytest.mark.parametrize(

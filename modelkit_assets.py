@@ -84,6 +84,8 @@ if TYPE_CHECKING:
     Advance = Callable[[int], None]  # called with each number of bytes that was moved
     OnProgress = Callable[["Progress"], object]
     Buffer = Union[bytes, bytearray, memoryview]
+    _Sources = Mapping[str, tuple[str, int]]  # a path and a position, by SHA-256
+    _Wait = Callable[[float], None]  # for so many seconds; it may raise _Stopped
 
 __version__ = "0.1.0"
 
@@ -1884,7 +1886,7 @@ _STOP_GRACE_S = 1.0  # how long an interrupt waits for transfers under way
 class Progress(NamedTuple):
     """How far a piece of work is, as an `on_progress` function is told.
 
-    action     `hashing`, `packing`, `uploading`, `downloading` or `checking`
+    action     `hashing`, `packing`, `uploading`, `downloading`, `copying`, `checking`
     asset      `name:version`, or what else is worked on
     done       bytes of `size`; what came wrong counts again, up to that
     files_done files of `files`
@@ -1908,6 +1910,7 @@ class _Job:
     Listeners are called with a `Progress` whenever bytes moved, one at a time, from the
     threads that moved them. What one raises stops the job, and leaves its `with` block;
     inside that it is _Stopped, so that nobody takes it for an error of the store's.
+    Beats are called likewise, also before anything has begun.
     """
 
     # so long nothing may move: headers can come a byte at a time, which no time-out of
@@ -1917,8 +1920,10 @@ class _Job:
     def __init__(self, workers: int, *listeners: OnProgress | None) -> None:
         self.workers, self._progress = workers, Progress("", "", 0, 0, 0, 0)
         self._moved_at = 0.0
-        self.listeners: list[OnProgress] = []
-        self._later = listeners  # are told from the moment when something has begun
+        self.beats: list[Callable[[], None]] = []  # of those who wait for this work
+        self._listeners: list[OnProgress] = []
+        for listener in listeners:
+            self.add_listener(listener)
         self._telling, self._stop = threading.Lock(), threading.Event()
         self._failure: BaseException | None = None
 
@@ -1930,13 +1935,15 @@ class _Job:
         if isinstance(error, _Stopped) and self._failure:
             raise self._failure
 
+    def add_listener(self, listener: OnProgress | None) -> None:
+        """Let a function be told, once: the provider's may be the manager's too."""
+        if listener is not None and listener not in self._listeners:
+            self._listeners.append(listener)
+
     def begin(self, action: str, asset: str, files: Iterable[ManifestFile]) -> None:
         """Tell what is to be done now."""
         sizes = [file.size or 0 for file in files]
         self._progress = Progress(action, asset, 0, sum(sizes), 0, len(sizes))
-        for listener in self._later:  # the provider's may be the manager's too
-            if listener is not None and listener not in self.listeners:
-                self.listeners.append(listener)
         self.advance(0)
 
     def advance(self, size: int, files: int = 0) -> None:
@@ -1944,7 +1951,9 @@ class _Job:
         if self._stop.is_set():
             raise _Stopped
         self._moved_at = time.monotonic()
-        if not self.listeners:
+        for beat in self.beats:
+            beat()
+        if not (self._listeners and self._progress.action):  # nothing has begun
             return
         with self._telling:
             last = self._progress
@@ -1952,7 +1961,7 @@ class _Job:
             files = min(last.files_done + files, last.files)
             self._progress = last._replace(done=done, files_done=files)
             try:
-                for listener in self.listeners:
+                for listener in self._listeners:
                     listener(self._progress)
             except BaseException as error:
                 self._failure = error
@@ -2054,7 +2063,7 @@ def _needs_more(threads: int, before: Iterable[float], now: Iterable[float]) -> 
 class _Backoff:
     """The pauses between attempts, which double, with full jitter, until time is up."""
 
-    def __init__(self, wait: Callable[[float], None]) -> None:
+    def __init__(self, wait: _Wait) -> None:
         self._wait = wait
         self.reset()
 
@@ -2094,32 +2103,28 @@ _DRIVER_ERRORS = (OSError, ValueError, ImportError, NotImplementedError)
 
 
 class _Contact:
-    """Whether a store has ever answered; shared by all who ask it."""
+    """What all who ask one store share.
+
+    is_made   whether it has ever answered
+    slots     is held while bytes come, where fetches share the store's workers
+    """
 
     is_made = False
+    slots: threading.Semaphore | None = None
 
 
 class _RetryingDriver:
     """A driver that tries again what fails for a moment, and raises our own errors.
 
     That a condition failed is left a FileExistsError: it is for the caller to handle.
-    wait   pauses for so many seconds, and may raise _Stopped
-    slots  is held while bytes come: it lets in so many at once
-    beat   tells while one waits for that, that it goes on
+    What it waits for ends with the job.
     """
 
     def __init__(
-        self,
-        driver: StorageDriver,
-        timeout_s: float,
-        wait: Callable[[float], None],
-        contact: _Contact | None = None,
-        slots: threading.Semaphore | None = None,
-        beat: Callable[[], None] | None = None,
+        self, driver: StorageDriver, timeout_s: float, job: _Job, contact: _Contact
     ) -> None:
-        self._driver, self._timeout_s, self._wait = driver, timeout_s, wait
-        self._slots, self._beat = slots, beat
-        self._contact = contact or _Contact()
+        self._driver, self._timeout_s = driver, timeout_s
+        self._job, self._contact = job, contact
 
     @property
     def patience_s(self) -> float:
@@ -2148,13 +2153,13 @@ class _RetryingDriver:
         self, name: str, start: int, length: int | None, if_match: str | None = None
     ) -> Generator[Buffer, None, None]:
         """Yield an object's bytes, going on where they broke off."""
-        backoff, came, broke_at = _Backoff(self._wait), 0, 0
+        backoff, came, broke_at = _Backoff(self._job.wait), 0, 0
         while True:
             left = None if length is None else length - came
-            read = self._driver.iterate_bytes
+            place = (name, start + came, left, if_match)
             try:
-                chunks = read(name, start + came, left, if_match)
-                with self._hold_slot(), closing(chunks):
+                chunks = self._driver.iterate_bytes(*place)
+                with self._slot(), closing(chunks):
                     for data in _watch(chunks):
                         self._contact.is_made = True
                         came += len(data)
@@ -2170,15 +2175,14 @@ class _RetryingDriver:
             raise AssetIntegrityError(name, "its checksum", "another")
 
     @contextmanager
-    def _hold_slot(self) -> Iterator[None]:
-        while self._slots and not self._slots.acquire(timeout=_HEARTBEAT_S):
-            if self._beat:
-                self._beat()
+    def _slot(self) -> Iterator[None]:
+        slots = self._contact.slots or threading.Semaphore()
+        while not slots.acquire(timeout=_HEARTBEAT_S):
+            self._job.beat()
         try:
             yield
         finally:
-            if self._slots:
-                self._slots.release()
+            slots.release()
 
     def upload_object(
         self, path: str, name: str, advance: Advance, *, if_match: str = ""
@@ -2203,23 +2207,20 @@ class _RetryingDriver:
     def copy_object(self, source: str, name: str) -> None:
         self._retry(name, partial(self._driver.copy_object, source, name))
 
-    def iterate_objects(self, prefix: str) -> list[tuple[str, int, str]]:
+    def iterate_objects(
+        self, prefix: str, most: int | None = None
+    ) -> list[tuple[str, int, str]]:
+        """Return the objects below a prefix, or so many of them."""
+        from itertools import islice
+
         def collect(job: _Job) -> list[tuple[str, int, str]]:
             found = []  # by each attempt anew, as a generator that failed has ended
-            for one in self._driver.iterate_objects(prefix):
+            for one in islice(self._driver.iterate_objects(prefix), most):
                 job.beat()
                 found.append(one)
             return found
 
         return self._ask(prefix, collect)
-
-    def find_first(self, prefix: str, number: int) -> list[str]:
-        """Return the names of so many objects below a prefix, if there are."""
-        from itertools import islice
-
-        iterate = self._driver.iterate_objects
-        first = self._ask(prefix, lambda _: list(islice(iterate(prefix), number)))
-        return [name for name, _, _ in first]
 
     def delete_object(self, name: str) -> None:
         self._ask(name, lambda _: self._driver.delete_object(name))
@@ -2231,20 +2232,17 @@ class _RetryingDriver:
         job.begin("asking", name, ())
 
         def wait(seconds: float) -> None:
-            self._wait(seconds)
+            self._job.wait(seconds)
             job.wait(0)  # who asked may be gone meanwhile
 
         how = (name, partial(attempt, job), wait)
         return job.run(lambda _: self._retry(*how), [None])[0]
 
     def _retry(
-        self,
-        name: str,
-        attempt: Callable[[], T],
-        wait: Callable[[float], None] | None = None,
+        self, name: str, attempt: Callable[[], T], wait: _Wait | None = None
     ) -> T:
         """Return attempt(), repeated after transient failures."""
-        backoff = _Backoff(wait or self._wait)
+        backoff = _Backoff(wait or self._job.wait)
         while True:
             try:
                 result = attempt()
@@ -2266,9 +2264,8 @@ class _RetryingDriver:
             ]
             if "://" in self._driver.bucket:
                 addresses.append("MODELKIT_STORAGE_BUCKET")
-            hint = (
-                f"; check {' or '.join(addresses) or 'the network'}, and see `doctor`"
-            )
+            where = " or ".join(addresses) or "the network"
+            hint = f"; check {where}, and see `doctor`"
             backoff.pause(name, error, min(self._timeout_s, _CONNECT_S), hint)
             return
         if isinstance(error, OSError):  # others are ours, and asked nobody
@@ -2430,9 +2427,7 @@ class _Arrival(NamedTuple):
 
 
 @contextmanager
-def _on_disk(
-    path: str, action: str = "write to", what: str = "the assets dir"
-) -> Iterator[None]:
+def _on_disk(path: str, action: str = "write to") -> Iterator[None]:
     """Turn what the operating system says of the assets dir into AssetsDirError.
 
     It is not to be mistaken for the store's, which may be tried again.
@@ -2442,15 +2437,13 @@ def _on_disk(
     except OSError as error:
         if isinstance(error, ModelkitAssetsError):
             raise
-        raise _make_disk_error(error, path, action, what) from error
+        raise _make_disk_error(error, path, action) from error
 
 
-def _make_disk_error(
-    error: OSError, path: str, action: str, what: str = "the assets dir"
-) -> AssetsDirError:
+def _make_disk_error(error: OSError, path: str, action: str) -> AssetsDirError:
     path, reason = error.filename or path, error.strerror or error
     hint = _tell_owner(path) if isinstance(error, PermissionError) else ""
-    return AssetsDirError(path, reason, action, hint, what)
+    return AssetsDirError(path, reason, action, hint)
 
 
 def _tell_owner(path: str) -> str:
@@ -2477,7 +2470,7 @@ class _Download:
         pieces: Sequence[_Piece],
         manifest: Manifest,
         extended: Mapping[str, str],
-        sources: Mapping[str, tuple[str, int]],
+        sources: _Sources,
     ) -> Manifest:
         """Bring what is missing, and return the manifest with all digests.
 
@@ -2513,7 +2506,7 @@ class _Download:
             return True
         return False
 
-    def _copy(self, sources: Mapping[str, tuple[str, int]], piece: _Piece) -> None:
+    def _copy(self, sources: _Sources, piece: _Piece) -> None:
         path, position = sources[piece.sha256 or ""]
         with suppress(OSError), _open_plain_file(path) as source:  # it may have gone
             source.seek(position)
@@ -2717,7 +2710,6 @@ class _StoreReader:
     """The reading half of `StorageProvider`, which says what its arguments are."""
 
     _conditions_proved = False
-    _slots: threading.Semaphore | None = None  # see `_RetryingDriver`
 
     def __init__(
         self,
@@ -2834,7 +2826,7 @@ class _StoreReader:
         return f"<{type(self).__name__} {self.provider} {where!r}>"
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "on_progress": None, "_slots": None}
+        return {**vars(self), "on_progress": None, "_contact": _Contact()}
 
     def _start_job(self, *listeners: OnProgress | None) -> _Job:
         job = _Job(self.workers, self.on_progress, *listeners)
@@ -2846,9 +2838,7 @@ class _StoreReader:
     ) -> _RetryingDriver:
         """Return the driver, wrapped once; it stops with the job, if there is one."""
         timeout_s = self.timeout if timeout_s is None else timeout_s
-        wait, beat = (job.wait, job.beat) if job else (time.sleep, None)
-        shared = (self._contact, self._slots)
-        return _RetryingDriver(self.driver, timeout_s, wait, *shared, beat)
+        return _RetryingDriver(self.driver, timeout_s, job or _Job(1), self._contact)
 
     def _read_versions(self, name: str) -> tuple[dict[str, Any], str]:
         """Return an asset's `.versions` object and its etag."""
@@ -2865,8 +2855,8 @@ class _StoreReader:
     def _peek_names(self, timeout_s: float | None = None) -> list[str]:
         """Return the names of assets, of the first of the store's objects."""
         driver = self._connect(timeout_s=timeout_s)
-        objects = driver.find_first(self.prefix, _MOST_OBJECTS)
-        return _find_asset_names(objects, self.prefix)
+        objects = driver.iterate_objects(self.prefix, _MOST_OBJECTS)
+        return _find_asset_names((one[0] for one in objects), self.prefix)
 
     def _read_manifest(self, name: str, version: str) -> Manifest:
         """Return a version's manifest; ObjectDoesNotExistError where there is none."""
@@ -2894,7 +2884,7 @@ class _StoreReader:
         root: str,
         job: _Job,
         extended: Mapping[str, str] | None = None,
-        sources: Mapping[str, tuple[str, int]] | None = None,
+        sources: _Sources | None = None,
     ) -> Manifest:
         """Fill a folder with a version's files; return the manifest with all digests.
 
@@ -4224,11 +4214,11 @@ def _is_abandoned(path: str, idle_s: float, own: str, locks: ExitStack) -> bool:
     return is_free[1] and (not is_free[0] or idle_s > _IDLE_S)
 
 
-def _touching(*paths: str) -> OnProgress:
-    """Return a listener that shows by the times of files that work goes on."""
+def _touching(*paths: str) -> Callable[[], None]:
+    """Return a beat that shows by the times of files that work goes on."""
     last = 0.0
 
-    def touch(_: Progress) -> None:
+    def touch() -> None:
         nonlocal last
         if time.monotonic() - last >= _HEARTBEAT_S:
             last = time.monotonic()
@@ -4308,7 +4298,7 @@ class _Miss:
         with ExitStack() as after:  # what is entered on it is left after the lock
             job = after.enter_context(provider._start_job(on_progress))
             with cache.lock(name) as lock:  # 1
-                job.listeners.append(_touching(lock))
+                job.beats.append(_touching(lock))
                 before, state = _identify(path), cache.look_up(path, part)  # 2
                 action = _decide_fetch(state, True, force)
                 if action == "hit" and not (self._displaced and _is_partial(path)):
@@ -4318,7 +4308,7 @@ class _Miss:
                 wanted, extended = self._plan_copy(state)
                 staging = cache.staging(name, version, wanted[:3])
                 folder = after.enter_context(staging)  # 3
-                job.listeners.append(_touching(folder))
+                job.beats.append(_touching(folder))
                 if action == "check" and self._adopt(folder, job):  # 4
                     return "hit", manifest
                 _logger().info("downloading %s to %r", self._spec, path)
@@ -4578,8 +4568,8 @@ class _Delivery:
       1. What lies there must be right, and then all is done, or what an interrupted
          delivery of the same content put there: anything else is refused.
       2. Stage the content beside it, or in a folder that is there, which may be the
-         root of a disk: copied from the cache, or brought from the store. It begins
-         with what an interrupted one left.
+         root of a disk: piece by piece, from the cached copy, or from the store. It
+         begins with what an interrupted one left.
       3. Rename it to its place; in a folder that is there, entry by entry, of which a
          plan is written before.
 
@@ -4595,36 +4585,39 @@ class _Delivery:
 
     def run(self, force: bool | None) -> FetchInfo:
         """Take the steps."""
-        source, wanted = self._find(force)
-        is_file = os.path.isfile(source)
-        if wanted and not source:
-            is_file = [file.path for file in wanted.files] == [self._part]
+        wanted, is_cached = self._find(force)
+        is_file = [file.path for file in wanted.files] == [self._part]
         if is_file and os.path.isdir(self._to):
             name = (self._part or self._spec.name).rpartition("/")[2]
             self._path = os.path.join(self._path, name)
             self._to = os.path.join(self._to, name)
-        is_there = self._is_there(wanted) or self._put(source, wanted)
-        from_cache, version = is_there or bool(source), self._spec.version
+        try:
+            is_there = self._is_there(wanted) or self._put(wanted, is_cached)
+        except AssetsDirError as error:
+            told = {**vars(error), "what": "the destination"}
+            raise AssetsDirError(**told) from error
+        from_cache, version = is_there or is_cached, self._spec.version
         return {"path": self._path, "version": version, "from_cache": from_cache}
 
-    def _find(self, force: bool | None) -> tuple[str, Manifest | None]:
-        """Return where the content is cached, if it is, and its manifest, if known."""
-        manager, spec, part = self._manager, self._spec, self._part
+    def _find(self, force: bool | None) -> tuple[Manifest, bool]:
+        """Return the manifest of the content, with sizes, and whether it is cached."""
+        manager, spec = self._manager, self._spec
         cached, action, _ = manager._decide(spec, force)
-        provider = manager.storage_provider
-        manifest = _find_manifest(cached) if action == "hit" else None
+        is_cached, provider = action == "hit", manager.storage_provider
+        manifest = _find_manifest(cached) if is_cached else None
         if not manifest and provider:
             manifest = manager._read_manifest(spec)
-        source = _local_path(cached, part) if action == "hit" else ""
-        wanted = manifest.get_part(part) if manifest else None
-        found = wanted and (wanted.files or wanted.empty_directories)
-        _require_part(spec, bool(found) or os.path.exists(source))
-        if wanted and wanted.size is None and provider:
+        if is_cached and not (manifest and manifest.size is not None):
+            manifest = _describe_tree(cached)  # modelkit's, or what is in an image
+        manifest = manifest or manager._read_manifest(spec)
+        wanted = manifest.get_part(self._part)
+        _require_part(spec, bool(wanted.files or wanted.empty_directories))
+        if wanted.size is None and provider:
             name = provider.get_object_name(spec.name, str(spec.version))
             with provider._start_job() as job:
                 driver = provider._connect(job)
                 wanted, _ = provider._complete_sizes(name, wanted, driver, job)
-        return source, wanted
+        return wanted, is_cached
 
     @property
     def _staging(self) -> str:
@@ -4633,38 +4626,36 @@ class _Delivery:
             folder, name = self._to, "staging"
         return os.path.join(folder, f"{_OWN}.{name}")
 
-    def _is_there(self, wanted: Manifest | None) -> bool:
+    def _is_there(self, wanted: Manifest) -> bool:
         """Tell whether all is right there (1); ConfigurationError where it is not."""
         own, entries = os.path.basename(self._staging), {""}
         if os.path.isdir(self._to):
             entries = {*os.listdir(self._to)} - {own}
         if not (entries and os.path.lexists(self._to)):
             return False
-        if wanted and wanted.size is not None and self._is_right(self._to, wanted, own):
+        if self._is_right(wanted, own):
             return True
         if entries <= self._read_plan():
             return False
-        text = (
-            f"{self._path!r} is there, and is not {self._spec}: remove it, or choose "
-        )
-        raise ConfigurationError(text + "another place")
+        text = f"{self._path!r} is there, and is not {self._spec}: remove it, or "
+        raise ConfigurationError(text + "choose another place")
 
-    def _is_right(self, path: str, wanted: Manifest, ignored: str) -> bool:
-        """Tell whether content is what it should be; its sizes are known."""
+    def _is_right(self, wanted: Manifest, ignored: str) -> bool:
+        """Tell whether what lies there is what should; where digests lack, by sizes."""
         cut = len(self._part) + 1 if self._part else 0
         files = [file._replace(path=file.path[cut:]) for file in wanted.files]
         empty = [one[cut:] for one in wanted.empty_directories if one[cut:]]
-        content = wanted._with_files(files, empty)
         if not all(file.sha256 or file.chunks for file in files):  # modelkit's
             sizes = {
                 part: stamp[:1]
-                for part, stamp in _walk_source(path, False)
+                for part, stamp in _walk_source(self._to, False)
                 if part.split("/")[0] != ignored
             }
             expected = {file.path: (file.size,) for file in files}
             return sizes == {**expected, **dict.fromkeys(empty, ())}
+        content, within = wanted._with_files(files, empty), os.path.dirname(self._to)
         with _Job(self._manager._workers, self._manager.on_progress) as job:
-            return _is_right(path, content, os.path.dirname(path), job, ignored)
+            return _is_right(self._to, content, within, job, ignored)
 
     def _read_plan(self) -> set[str]:
         """Return the entries that an interrupted delivery of the same was to rename."""
@@ -4674,11 +4665,11 @@ class _Delivery:
             return set(names) if spec == str(self._spec) else set()
         return set()
 
-    def _put(self, source: str, wanted: Manifest | None) -> bool:
+    def _put(self, wanted: Manifest, is_cached: bool) -> bool:
         """Stage the content and rename it; tell whether another process just has."""
         staging, descriptor = self._staging, None
         lock, is_there = os.path.join(staging, "lock"), False
-        with _on_disk(self._to, what="the destination"):
+        with _on_disk(self._to):
             while descriptor is None:
                 os.makedirs(staging, exist_ok=True)
                 _require_own_folder(staging)
@@ -4688,8 +4679,8 @@ class _Delivery:
         try:
             is_there = self._is_there(wanted)
             if not is_there:
-                content = self._stage(source, wanted, staging)  # 2
-                with _on_disk(self._to, what="the destination"):
+                content = self._stage(wanted, is_cached, staging)  # 2
+                with _on_disk(self._to):
                     self._rename(content, staging)  # 3
                 is_there = True
                 return False
@@ -4701,31 +4692,38 @@ class _Delivery:
                 os.rmdir(staging)
         return True
 
-    def _stage(self, source: str, wanted: Manifest | None, staging: str) -> str:
-        manager, spec = self._manager, self._spec
-        provider = manager.storage_provider
-        data = os.path.join(staging, "data")
-        job = _Job(manager._workers, manager.on_progress)
-        if provider and not source:
-            job = provider._start_job(manager.on_progress)
+    def _stage(self, wanted: Manifest, is_cached: bool, staging: str) -> str:
+        manager, provider = self._manager, self._manager.storage_provider
+        key = (self._spec.name, str(self._spec.version))
+        data, job = os.path.join(staging, "data"), _Job(manager._workers)
+        if provider and not is_cached:
+            job = provider._start_job()
+        job.add_listener(manager.on_progress)
         with job:
-            job.listeners.append(_touching(os.path.join(staging, "lock")))
-            if provider and wanted and not source:
-                key = (spec.name, str(spec.version))
-                sources = manager._cache.find_sources(spec.name, job)
+            job.beats.append(_touching(os.path.join(staging, "lock")))
+            sources = manager._cache.find_sources(self._spec.name, job)
+            if provider and not is_cached:
                 provider._bring_version(*key, wanted, data, job, {}, sources)
-                data = _local_path(data, self._part)
             else:
-                _remove_tree(data)
-                _copy_tree(source, data, not self._part, job)
-            with _on_disk(self._to, what="the destination"):
+                self._copy(wanted, data, job, sources)
+            with _on_disk(data):
                 _sync_tree(data, job)
-        own = os.path.basename(staging)
-        is_known = source and wanted and wanted.size is not None
-        if is_known and wanted and not self._is_right(data, wanted, own):
+        return _local_path(data, self._part)
+
+    def _copy(self, wanted: Manifest, data: str, job: _Job, sources: _Sources) -> None:
+        """Fill a folder from the cached copy: the assets dir is the store."""
+        assets_dir, spec = self._manager.assets_dir, self._spec
+        driver = _RetryingDriver(LocalDriver(assets_dir), 0, job, _Contact())
+        files = tuple(file._replace(offset=None) for file in wanted.files)
+        content = Manifest(wanted.is_directory, files, wanted.empty_directories, {})
+        job.begin("copying", str(spec), files)
+        pieces = _plan_pieces(f"{spec.name}/{spec.version}", content)
+        try:
+            _Download(data, job, driver).bring(pieces, content, {}, sources)
+        except AssetIntegrityError as error:
             got = f"other bytes: `fetch --download {spec}` replaces it"
-            raise AssetIntegrityError(source, "what was published", got)
-        return data
+            path = self._manager._cache.get_path(spec.name, spec.version)
+            raise AssetIntegrityError(path, "what was published", got) from error
 
     def _rename(self, content: str, staging: str) -> None:
         if not os.path.isdir(self._to):
@@ -4733,16 +4731,27 @@ class _Delivery:
             _sync_folder(os.path.dirname(self._to))
             return
         names = sorted(os.listdir(content))
-        with open(os.path.join(staging, "plan"), "w") as file:
-            json.dump([str(self._spec), names], file)
-            file.flush()
-            os.fsync(file.fileno())
+        with open(os.path.join(staging, "plan"), "wb") as file:
+            file.write(json.dumps([str(self._spec), names]).encode())
+            _sync(file)
         _sync_folder(staging)
         for name in names:
             place = os.path.join(self._to, name)
             _remove_tree(place)  # an interrupted one put it there
             os.rename(os.path.join(content, name), place)
         _sync_folder(self._to)
+
+
+def _describe_tree(path: str) -> Manifest:
+    """Return the manifest of a file or folder as it lies there, without digests."""
+    found = dict(_walk_source(path))
+    files = []
+    for part, stamp in found.items():
+        if stamp:
+            mode = os.stat(_local_path(path, part)).st_mode
+            files.append(ManifestFile(part, stamp[0], None, bool(mode & stat.S_IXUSR)))
+    empty = tuple(part for part, stamp in found.items() if not stamp)
+    return Manifest("" not in found, tuple(files), empty, {})
 
 
 def _require_own_folder(path: str) -> None:
@@ -4760,34 +4769,6 @@ def _clear_staging(staging: str, lock: str) -> None:
             _remove_tree(os.path.join(staging, name))
     with suppress(OSError):  # Windows keeps what is open
         os.unlink(lock)
-
-
-def _copy_tree(source: str, target: str, is_copy: bool, job: _Job) -> None:
-    """Copy a file, or a folder: a cached copy without its markers, or a part of one."""
-    files = _list_files(source)
-    if not is_copy and os.path.isdir(source):
-        files = [
-            os.path.join(at, one) for at, _, some in os.walk(source) for one in some
-        ]
-    sizes = [ManifestFile("", os.path.getsize(path)) for path in files]
-    job.begin("copying", source, sizes)
-    with _on_disk(target, what="the destination"):
-        for folder, _, _ in os.walk(source):
-            os.makedirs(target + folder[len(source) :], exist_ok=True)
-
-    def copy(path: str) -> None:
-        place = target + path[len(source) :]
-        with _open_plain_file(path) as file:
-            status = os.fstat(file.fileno())
-            mode = 0o777 if status.st_mode & stat.S_IXUSR else 0o666
-            flags = os.O_WRONLY | os.O_CREAT | getattr(os, "O_BINARY", 0)
-            opened = partial(os.open, place, flags, mode)
-            told = _on_disk(target, what="the destination")  # a listener's is _Stopped
-            with told, os.fdopen(opened(), "wb", buffering=0) as copied:
-                _copy_bytes(file, copied, status.st_size, job.advance)
-        job.advance(0, files=1)
-
-    job.run(copy, files)
 
 
 class AssetsManager(_CopyKeeper):
@@ -5635,7 +5616,7 @@ class _Together:
         fetch would have. The first error stops the others.
         """
         if provider and self._number > 1:
-            provider._slots = threading.BoundedSemaphore(provider.workers)
+            provider._contact.slots = threading.Semaphore(provider.workers)
             self._job.workers = provider.workers
             self._job.run(fetch, range(self._number))
             return
@@ -5982,12 +5963,12 @@ def _check_reading(provider: StorageProvider) -> str:
     def ask(driver: _RetryingDriver) -> str:
         found = "is empty"
         try:
-            names = driver.find_first(provider.prefix, 1)
+            found_first = driver.iterate_objects(provider.prefix, 1)
         except UnsupportedOperationError:
             with suppress(ObjectDoesNotExistError):  # which is an answer, too
                 driver.read_object(f"{provider.prefix}.versions")
             return f"{where} is only read and not listed, and its server answers"
-        for first in names:
+        for first, _, _ in found_first:
             next(driver.iterate_bytes(first, 0, 1), None)
             found = f"{first!r} read"
         return f"{where} can be listed, and {found}"

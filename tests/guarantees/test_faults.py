@@ -568,7 +568,7 @@ class Failing:
 def retry(clock, failures, timeout_s=1e9):
     """Ask for something that fails so many times."""
     driver = Failing(*range(failures))
-    return ma._RetryingDriver(driver, timeout_s, clock.wait).stat_object("n")
+    return ma._RetryingDriver(driver, timeout_s, clock, ma._Contact()).stat_object("n")
 
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
@@ -602,7 +602,7 @@ def test_bytes_that_came_begin_the_back_off_anew(clock, monkeypatch):
     monkeypatch.setattr(ma, "_STALL_BYTES", 10)  # that are worth a wait
     monkeypatch.setattr(ma, "_get_random", lambda: 1.0)
     driver = Failing(0, 0, 30, 0, 0, 10, 0)
-    reading = ma._RetryingDriver(driver, 60, clock.wait)
+    reading = ma._RetryingDriver(driver, 60, clock, ma._Contact())
     chunks = reading.iterate_bytes("n", 0, 100, "etag")
     assert b"".join(chunks) == b"".join(bytes([at]) * 10 for at in range(0, 100, 10))
     assert [start for start, _, _ in driver.asked] == [0, 0, 0, 30, 30, 30, 40, 40]
@@ -612,7 +612,9 @@ def test_bytes_that_came_begin_the_back_off_anew(clock, monkeypatch):
 
 def test_the_time_that_a_reader_takes_is_no_stall_of_the_store(clock):
     driver, came = Failing(), 0
-    for data in ma._RetryingDriver(driver, 60, clock.wait).iterate_bytes("n", 0, 100):
+    for data in ma._RetryingDriver(driver, 60, clock, ma._Contact()).iterate_bytes(
+        "n", 0, 100
+    ):
         came += len(data)
         clock.wait(60)  # a disk that is slow
     assert (came, len(driver.asked)) == (100, 1)
@@ -622,7 +624,7 @@ def test_a_store_that_gives_no_more_is_given_up_however_much_came_before(
     clock, monkeypatch
 ):
     monkeypatch.setattr(ma, "_get_random", lambda: 1.0)
-    reading = ma._RetryingDriver(Failing(50, *[0] * 1000), 60, clock.wait)
+    reading = ma._RetryingDriver(Failing(50, *[0] * 1000), 60, clock, ma._Contact())
     with pytest.raises(ma.StorageUnavailableError) as caught:
         list(reading.iterate_bytes("n", 0, None))
     assert caught.value.seconds == pytest.approx(sum(clock.waits))
@@ -644,12 +646,12 @@ def test_a_store_that_never_answered_is_given_up_soon_and_one_that_did_is_not(
     clock, monkeypatch
 ):
     monkeypatch.setattr(ma, "_get_random", lambda: 1.0)
-    driver = ma._RetryingDriver(Refusing(*[1] * 99), 300, clock.wait)
+    driver = ma._RetryingDriver(Refusing(*[1] * 99), 300, clock, ma._Contact())
     with pytest.raises(ma.StorageUnavailableError, match="check S3_ENDPOINT") as caught:
         driver.stat_object("n")
     assert caught.value.seconds <= ma._CONNECT_S
     before = sum(clock.waits)
-    driver = ma._RetryingDriver(Refusing(1, 0, *[1] * 20, 0), 300, clock.wait)
+    driver = ma._RetryingDriver(Refusing(1, 0, *[1] * 20, 0), 300, clock, ma._Contact())
     for _ in range(2):
         assert driver.stat_object("n") == (0, "etag")
     assert sum(clock.waits) - before > 100

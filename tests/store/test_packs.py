@@ -341,7 +341,7 @@ def test_just_the_files_come_however_the_bytes_do(
     manifest = ma.Manifest(True, tuple(wanted), (), {"pack": "tar"})
     driver = BreakingDriver(content, steps, breaks)
     with ma._Job(1) as job:
-        retrying = ma._RetryingDriver(driver, 60, lambda seconds: None)
+        retrying = ma._RetryingDriver(driver, 60, job, ma._Contact())
         download = ma._Download(str(folder), job, retrying)
         download.bring(plan(wanted), manifest, {}, {})
     found = {path.name: path.read_bytes() for path in folder.iterdir()}

@@ -3628,6 +3628,7 @@ class StorageProvider(_StoreReader):
 #      first, and deleted after the lock is free.
 
 _LOCK_POLL_S = 0.05
+_QUIET_S = 2.0  # a longer wait for a lock is told
 _IDLE_S = 60.0  # untouched for so long, staging is nobody's where locks do not tell
 _COPY_OF = "copy_of"  # in a marker: the store and the asset that it is from
 _REUSED_COPIES = 4  # the latest so many are looked through for what a new one has too
@@ -4098,7 +4099,7 @@ def _write_cache_tag(folder: str) -> None:
 
 def _wait_for_lock(path: str, name: str, timeout_s: float) -> int:
     """Return the lock, once it is ours; see `_Cache.lock`."""
-    deadline, seen = 0.0, -1
+    deadline, seen, told_at = 0.0, -1, time.monotonic() + _QUIET_S
     while True:
         descriptor = os.open(path, _LOCK_FLAGS, 0o666)
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -4110,14 +4111,17 @@ def _wait_for_lock(path: str, name: str, timeout_s: float) -> int:
                 os.write(descriptor, json.dumps(_get_pid_and_host()).encode())
             return descriptor
         with open(descriptor, "rb") as file:
-            progress, (pid, host) = (
-                os.fstat(descriptor).st_mtime_ns,
-                _read_holder(file),
-            )
+            progress = os.fstat(descriptor).st_mtime_ns
+            pid, host = _read_holder(file)
+        now = time.monotonic()
         if progress != seen:
-            deadline, seen = time.monotonic() + timeout_s, progress
-        elif time.monotonic() >= deadline:
+            deadline, seen = now + timeout_s, progress
+        elif now >= deadline:
             raise AssetLockTimeoutError(name, timeout_s, pid, host)
+        if now >= told_at:
+            text = "waiting for process %s on host %s, which downloads %r"
+            _logger().warning(text, pid, host, name)
+            told_at = sys.maxsize
         time.sleep(_LOCK_POLL_S)
 
 

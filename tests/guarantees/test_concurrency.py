@@ -434,6 +434,29 @@ def test_a_waiter_gives_up_on_a_download_without_progress_and_names_its_process(
     check_assets_dir(store, assets_dir, SLOW)
 
 
+def test_who_waits_is_told_for_whom(
+    store: Path,
+    assets_dir: Path,
+    gate: Any,
+    holder: harness.Child,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(modelkit_assets, "_QUIET_S", 0.1)
+    manager = modelkit_assets.AssetsManager(
+        assets_dir, harness.WAIT_S, harness.make_provider(store)
+    )
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(manager.fetch_asset, f"{NAME}:0.0")
+        wait_until(lambda: caplog.messages, holder)
+        for _ in range(SLOW_CHUNKS):
+            gate.release()
+        assert waiting.result() == str(assets_dir / NAME / "0.0")
+    host = socket.gethostname()
+    text = f"waiting for process {holder.pid} on host {host}, which downloads {NAME!r}"
+    assert caplog.messages == [text]
+
+
 def test_the_lock_of_a_killed_process_is_free_at_once(
     store: Path, assets_dir: Path, gate: Any, holder: harness.Child
 ) -> None:

@@ -5049,72 +5049,70 @@ def _check_apart(assets_dir: str, provider: StorageProvider) -> None:
 
 _PROGRAM = "modelkit_assets"
 _REDRAW_S = 0.1
-_TELL_S = 10.0  # between the lines that say it where nothing is drawn
 _PATIENCE_S = 0.5  # shorter work shows no progress
+_TELL_S = 10.0  # both, where nothing is drawn
 
 
 class _Screen:
     """Standard error: lines of text, and below them how far the present work is.
 
-    It is drawn only on a terminal, and gone when `close` is called.
+    That is drawn only on a terminal, and gone when `close` is called; elsewhere, long
+    work says it in a line of its own from time to time.
     """
 
     def __init__(self) -> None:
-        self.stream, self._writing = sys.stderr, threading.Lock()
+        self._stream, self._writing = sys.stderr, threading.Lock()
+        is_terminal = _is_terminal(self._stream)
+        self._can_draw = is_terminal and os.environ.get("TERM") != "dumb"
         self._is_drawn, self._width, self._work = False, 0, ("", "")
-        self._drawn_at = self._begun_at = 0.0
+        self._shown_at = self._begun_at = 0.0
         self._samples: list[tuple[float, int]] = []
 
     def show(self, progress: Progress) -> None:
-        """Draw how far the work is, unless that was done just now."""
-        now = time.monotonic()
+        """Show how far the work is, unless that was done just now."""
+        now, redraw_s, patience_s = time.monotonic(), _REDRAW_S, _PATIENCE_S
+        if not self._can_draw:
+            redraw_s = patience_s = _TELL_S
         with self._writing:
             if self._work != progress[:2]:
                 self._work, self._begun_at, self._samples = progress[:2], now, []
-            due = max(self._drawn_at + _REDRAW_S, self._begun_at + _PATIENCE_S)
+            due = max(self._shown_at + redraw_s, self._begun_at + patience_s)
             if now < due and self._samples:
                 return
             self._samples = [*self._samples[-50:], (now, progress.done)]
-            if now >= due:
-                then, done = self._samples[0]
-                rate = (progress.done - done) / (now - then) if now > then else 0
-                width = _get_width(self.stream) - 1
-                self._draw(_describe_progress(progress, rate, width))
-                self._drawn_at = now
-
-    def tell(self, progress: Progress) -> None:
-        """Say in a line of its own how far long work is, where nothing is drawn."""
-        now = time.monotonic()
-        with self._writing:
-            if self._work != progress[:2]:
-                self._work, self._drawn_at = progress[:2], now
-            if now >= self._drawn_at + _TELL_S:
-                self._drawn_at = now
+            if now < due:
+                return
+            self._shown_at = now
+            if not self._can_draw:
                 _say(_describe_progress(progress, 0, sys.maxsize))
+                return
+            then, done = self._samples[0]
+            rate = (progress.done - done) / (now - then) if now > then else 0
+            width = _get_width(self._stream) - 1
+            self._draw(_describe_progress(progress, rate, width))
 
     def write(self, text: str) -> None:
         """Write text above what is drawn."""
         with self._writing:
             self._draw("")
-            self.stream.write(text)
+            self._stream.write(text)
 
     def flush(self) -> None:
-        self.stream.flush()
+        self._stream.flush()
 
     def close(self) -> None:
         """Wipe off what is drawn."""
         self.write("")
-        self.flush()
 
     def _draw(self, text: str) -> None:
         if text or self._is_drawn:
             # the cursor rests at the beginning: where a terminal that becomes narrower
             # wraps the text, that is its first row, and all of it can be wiped off.
             # Else its line alone is, as some keep in their history what J wipes off
-            before, self._width = self._width, _get_width(self.stream)
+            before, self._width = self._width, _get_width(self._stream)
             wipe = "\x1b[K" if before == self._width else "\x1b[J"
-            self.stream.write(f"\r{wipe}{text}" + "\r" * bool(text))
-            self.stream.flush()
+            self._stream.write(f"\r{wipe}{text}" + "\r" * bool(text))
+            self._stream.flush()
         self._is_drawn = bool(text)
 
 
@@ -5210,22 +5208,15 @@ _SOURCE_URL = re.compile(r"(s3|gs|az)://([^/]+)/*(.*)")
 _SCHEMES = {"s3": "s3", "gs": "gcs", "az": "az"}  # of URLs, and their providers
 
 
-class _Command(NamedTuple):
-    """A command, its example, and its arguments' keys in _ARGUMENTS."""
-
-    run: Callable[[argparse.Namespace], int]
-    example: str
-    arguments: str
-
-
-_COMMANDS: dict[str, _Command] = {}
+# each command's function, its example, and its arguments' keys in _ARGUMENTS
+_COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int], str, str]] = {}
 
 
 def _command(example: str, arguments: str) -> Callable[[Any], Any]:
     """Declare a function as a command; its name and docstring are the command's."""
 
-    def declare(run: Callable[[argparse.Namespace], int]) -> Any:
-        _COMMANDS[run.__name__[len("_run_") :]] = _Command(run, example, arguments)
+    def declare(run: Any) -> Any:
+        _COMMANDS[run.__name__[len("_run_") :]] = run, example, arguments
         return run
 
     return declare
@@ -5238,19 +5229,14 @@ def main(args: Sequence[str] | None = None) -> int:
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     chosen = next((one for one in given if not one.startswith("-")), None)
     options = _get_main_parser(chosen).parse_args(given)
-    options.screen = screen = _Screen()
-    is_watched = _is_terminal(screen.stream) and os.environ.get("TERM") != "dumb"
-    options.on_progress = screen.show if is_watched else screen.tell
-    if options.quiet:
-        options.on_progress = None
+    options.screen = _Screen()
+    options.on_progress = None if options.quiet else options.screen.show
     try:
         with _signals(), _logging(options):
             code: int = options.run(options)
             return code
     except KeyboardInterrupt as error:
-        is_terminated = isinstance(error, _Terminated)
-        how = ("terminated", 143) if is_terminated else ("interrupted", 130)
-        code = _fail(options, *how)
+        code = _fail(options, *(error.args or ("interrupted", 130)))
         if args is None:  # the process is ours: no thread of an SDK's holds it up
             sys.stdout.flush()
             sys.stderr.flush()
@@ -5267,13 +5253,9 @@ def main(args: Sequence[str] | None = None) -> int:
         return _fail(options, str(error), getattr(error, "exit_code", 1))
 
 
-class _Terminated(KeyboardInterrupt):
-    """SIGTERM came, which ends what runs as Ctrl-C does."""
-
-
 @contextmanager
 def _signals() -> Iterator[None]:
-    """Let SIGTERM raise _Terminated; once that or Ctrl-C came, both are ignored.
+    """Let SIGTERM end us as Ctrl-C does; once either came, both are ignored.
 
     What ends then must not be torn by a second one. As process 1 of a container, too,
     we end: there, a signal without a handler does nothing.
@@ -5283,7 +5265,8 @@ def _signals() -> Iterator[None]:
     def stop(number: int, _: object) -> None:
         if handlers:
             handlers.clear()
-            raise _Terminated if number == signal.SIGTERM else KeyboardInterrupt
+            how = ("terminated", 143) if number == signal.SIGTERM else ()
+            raise KeyboardInterrupt(*how)
 
     handlers: dict[signal.Signals, Any] = {}
     with suppress(ValueError):  # in another thread than the main one, there are none
@@ -5369,34 +5352,30 @@ def _get_main_parser(chosen: str | None = None) -> argparse.ArgumentParser:
     parser.add_argument("--version", action=ShowVersion, nargs=0, help=text)
     # without `prog`, argparse would compose a usage for it
     commands = parser.add_subparsers(metavar="COMMAND", required=True, prog=_PROGRAM)
-    for name, one in _COMMANDS.items():
-        text = (one.run.__doc__ or "")[:-1]
-        common["epilog"] = f"example: {_PROGRAM} {name} {one.example}"
-        help_text = text[:1].lower() + text[1:]
-        command = commands.add_parser(
-            name, help=help_text, description=f"{text}.", **common
-        )
+    unset = dict.fromkeys(["endpoint", *map(_name_field, _SETTINGS)])
+    for name, (run, example, arguments) in _COMMANDS.items():
+        about = run.__doc__ or ""
+        common["epilog"] = f"example: {_PROGRAM} {name} {example}"
+        text = about[:1].lower() + about[1:-1]
+        command = commands.add_parser(name, help=text, description=about, **common)
         if chosen in (None, name):
-            command.set_defaults(run=one.run)
-            for argument in f"{one.arguments} -v -q --json".split():
-                names, how = _ARGUMENTS[argument]
-                command.add_argument(*names, **how)
+            command.set_defaults(run=run, bump_major=False, **unset)
+            for key in f"{arguments} -v -q --json".split():
+                _add_argument(command, key)
     return parser
 
 
 def _open_store(options: argparse.Namespace, **settings: Any) -> StorageProvider:
-    names = ("provider", "bucket", "prefix")
-    given = {name: vars(options).get(f"storage_{name}") for name in names}
-    versioning = options.assets_versioning_system
-    how = {"on_progress": options.on_progress, "versioning": versioning}
-    if vars(options).get("endpoint") and "provider" not in settings:
-        how["endpoint_url"] = options.endpoint
-    return StorageProvider(**{**given, **how, **settings})
+    if options.endpoint and not settings:
+        settings["endpoint_url"] = options.endpoint
+    for name in ("provider", "bucket", "prefix"):
+        settings.setdefault(name, getattr(options, f"storage_{name}"))
+    settings["versioning"] = options.assets_versioning_system
+    return StorageProvider(on_progress=options.on_progress, **settings)
 
 
 def _open_manager(options: argparse.Namespace) -> AssetsManager:
-    given, provider = vars(options).get("storage_provider"), None
-    offline = _is_offline(options)
+    given, offline, provider = options.storage_provider, _is_offline(options), None
     if _find_setting("MODELKIT_STORAGE_PROVIDER", given)[0] and not offline:
         provider = _open_store(options)
     how = (options.on_progress, options.assets_versioning_system, offline)
@@ -5405,8 +5384,8 @@ def _open_manager(options: argparse.Namespace) -> AssetsManager:
 
 def _is_offline(options: argparse.Namespace) -> bool:
     variable = "MODELKIT_ASSETS_OFFLINE"
-    given = vars(options).get("assets_offline") or None
-    return _read_boolean(_find_setting(variable, given)[0], variable)
+    value, _ = _find_setting(variable, options.assets_offline)
+    return _read_boolean(value, variable)
 
 
 def _confirm(options: argparse.Namespace, question: str) -> bool:
@@ -5425,11 +5404,7 @@ _CONSENT = "--yes --dry-run"
 @_command("model.bin nlp/bert --yes", f"PATH NAME --pack --meta {_CONSENT} {_STORE}")
 def _run_new(options: argparse.Namespace) -> int:
     """Publish a file or folder as a new asset; asks first."""
-    spec = AssetSpec.from_string(options.spec, options.assets_versioning_system)
-    if spec.version or spec.sub_part:
-        reason = "a new asset is given by its NAME alone"
-        raise InvalidAssetSpecError(options.spec, reason)
-    return _publish(options, spec, is_new=True)
+    return _publish(options, True, "a new asset is given by its NAME alone")
 
 
 @_command(
@@ -5438,13 +5413,14 @@ def _run_new(options: argparse.Namespace) -> int:
 )
 def _run_update(options: argparse.Namespace) -> int:
     """Publish a file or folder as the next version of an asset; asks first."""
+    return _publish(options, False, "an update takes NAME or NAME:MAJOR")
+
+
+def _publish(options: argparse.Namespace, is_new: bool, rule: str) -> int:
     spec = AssetSpec.from_string(options.spec, options.assets_versioning_system)
-    if spec.is_version_complete() or spec.sub_part:
-        raise InvalidAssetSpecError(options.spec, "an update takes NAME or NAME:MAJOR")
-    return _publish(options, spec, is_new=False)
-
-
-def _publish(options: argparse.Namespace, spec: AssetSpec, is_new: bool) -> int:
+    is_pinned = spec.version if is_new else spec.is_version_complete()
+    if is_pinned or spec.sub_part:
+        raise InvalidAssetSpecError(options.spec, rule)
     pairs = [one.partition("=") for one in options.meta or ()]
     if not all(key and equals for key, equals, _ in pairs):
         raise ConfigurationError("--meta takes KEY=VALUE, as --meta commit=3f2a1c")
@@ -5455,9 +5431,9 @@ def _publish(options: argparse.Namespace, spec: AssetSpec, is_new: bool) -> int:
         return _fail(options, "declined, nothing was published", 1)
     how: dict[str, Any] = {"dry_run": options.dry_run, "pack": options.pack}
     how["metadata"] = {key: value for key, _, value in pairs}
-    publish: Any = provider.new
     if not is_new:
-        publish, how["bump_major"] = provider.update, options.bump_major
+        how["bump_major"] = options.bump_major
+    publish: Any = provider.new if is_new else provider.update
     with _local_source(options) as path:
         version = publish(path, spec.name, spec.version, **how)
     if options.dry_run and not (options.json or options.quiet):
@@ -5473,7 +5449,7 @@ def _describe_publication(
     is_new: bool,
 ) -> str:
     """Return what is to be published, as which version, and where to."""
-    what, listed, bump_major = options.path, list[str](), False
+    what, listed = options.path, list[str]()
     if not _SOURCE_URL.fullmatch(options.path):
         with _source_errors(what):
             found = [stamp[0] for _, stamp in _walk_source(options.path) if stamp]
@@ -5481,8 +5457,8 @@ def _describe_publication(
     if is_new:
         provider._check_new(spec)
     else:
-        listed, bump_major = provider._require_versions(spec), options.bump_major
-    version = _choose_next_version(spec, listed, bump_major)
+        listed = provider._require_versions(spec)
+    version = _choose_next_version(spec, listed, options.bump_major)
     # a date is that of the publication
     version = "NOW" if _DATE.fullmatch(version) else version
     where = provider.driver.get_object_uri(provider.prefix)
@@ -6053,80 +6029,71 @@ def _check_assets_dir(
     return f"{folder!r} can be written, {free} are free"
 
 
-def _flag(text: str, *names: str) -> Any:
-    return names, {"action": "store_true", "help": text}
+def _add_argument(command: argparse.ArgumentParser, key: str) -> None:
+    names, metavar, text, *more = _ARGUMENTS[key]
+    how = dict(*more)
+    if metavar:
+        how["metavar"] = metavar
+    else:
+        how["action"] = "store_true"
+    if variable := _VARIABLES.get(key):
+        how["dest"], text = _name_field(variable), f"{text} ({variable})"
+    command.add_argument(*names.split(), help=text, **how)
 
 
-def _value(metavar: str, text: str, *names: str, **more: Any) -> Any:
-    return names, {"metavar": metavar, "help": text, **more}
-
-
-def _setting(metavar: str, text: str, variable: str, *names: str) -> Any:
-    """Return an option that beats a setting's variable."""
-    how = {"metavar": metavar, "dest": _name_field(variable)}
-    return names, {"help": f"{text} ({variable})", **how}
-
-
-_SYSTEMS = "major_minor, simple_date or package.module:Class"
-_ARGUMENTS = {
-    "PATH": _value("PATH", "to publish: a path, or s3://, gs://, az://B/KEY", "path"),
-    "NAME": _value("NAME", "asset to publish it as", "spec"),
-    "NAME[:MAJOR]": _value("NAME[:MAJOR]", "asset to publish it as", "spec"),
-    "GLOB": _value("GLOB", "as 'nlp/*'; without it, all", "glob", nargs="?"),
-    "SPEC": _value("SPEC", "name[:version]", "spec"),
-    "SPECS": _value("SPEC", "name[:version]", "specs", nargs="+"),
-    "[SPECS]": _value("SPEC", "name[:version][[part]]", "specs", nargs="*"),
-    "-r": _value(
-        "FILE", "read specs from it, one a line; # begins a comment; - is stdin", "-r"
+# each argument's names, what stands for its value (a flag has none), its help, and what
+# else `add_argument` is to know
+_ARGUMENTS: dict[str, tuple[Any, ...]] = {
+    "PATH": ("path", "PATH", "to publish: a path, or s3://, gs://, az://B/KEY"),
+    "NAME": ("spec", "NAME", "asset to publish it as"),
+    "NAME[:MAJOR]": ("spec", "NAME[:MAJOR]", "asset to publish it as"),
+    "GLOB": ("glob", "GLOB", "as 'nlp/*'; without it, all", {"nargs": "?"}),
+    "SPEC": ("spec", "SPEC", "name[:version]"),
+    "SPECS": ("specs", "SPEC", "name[:version]", {"nargs": "+"}),
+    "[SPECS]": ("specs", "SPEC", "name[:version][[part]]", {"nargs": "*"}),
+    "-r": (
+        "-r",
+        "FILE",
+        "read specs from it, one a line; # begins a comment; - is stdin",
     ),
-    "-o": _value("FILE", "write there, whole or not at all", "-o", "--output"),
-    "--to": _value("DIR", "put the content there instead, as your own", "--to"),
-    "--pack": _flag("make one object of a folder, a tar", "--pack"),
-    "--bump-major": _flag("publish the first version of a new major", "--bump-major"),
-    "--meta": _value(
-        "KEY=VALUE",
-        "say so of the version; any number of times",
-        "--meta",
-        action="append",
+    "-o": ("-o --output", "FILE", "write there, whole or not at all"),
+    "--to": ("--to", "DIR", "put the content there instead, as your own"),
+    "--pack": ("--pack", "", "make one object of a folder, a tar"),
+    "--bump-major": ("--bump-major", "", "publish the first version of a new major"),
+    "--meta": (
+        *("--meta", "KEY=VALUE", "say so of the version; any number of times"),
+        {"action": "append"},
     ),
-    "--yes": _flag("do not ask", "-y", "--yes"),
-    "--dry-run": _flag("say what would be done, and change nothing", "--dry-run"),
-    "--local": _flag("list the local copies, with size and date", "--local"),
-    "--long": _flag("a line for each version: date, size, files", "-l", "--long"),
-    "--download": _flag("download again what is cached", "--download"),
-    "--keep": _value("N", "keep so many versions of each", "--keep", type=int),
-    "--max-size": _value("SIZE", "keep at most so much, as 50GB", "--max-size"),
-    "--write": _flag("publish a probe too, which is deleted again", "--write"),
-    "--offline": (
-        ("--offline",),
-        {
-            "action": "store_true",
-            "dest": "assets_offline",
-            "help": "serve only what is cached (MODELKIT_ASSETS_OFFLINE)",
-        },
+    "--yes": ("-y --yes", "", "do not ask"),
+    "--dry-run": ("--dry-run", "", "say what would be done, and change nothing"),
+    "--local": ("--local", "", "list the local copies, with size and date"),
+    "--long": ("-l --long", "", "a line for each version: date, size, files"),
+    "--download": ("--download", "", "download again what is cached"),
+    "--keep": ("--keep", "N", "keep so many versions of each", {"type": int}),
+    "--max-size": ("--max-size", "SIZE", "keep at most so much, as 50GB"),
+    "--write": ("--write", "", "publish a probe too, which is deleted again"),
+    "--offline": ("--offline", "", "serve only what is cached"),
+    "--endpoint": ("--endpoint", "URL", "of an S3 that is not AWS (S3_ENDPOINT)"),
+    "--assets-dir": ("--assets-dir", "DIR", "folder of the local copies"),
+    "--provider": ("--provider", "NAME", "s3, gcs, az, http, local or another"),
+    "--bucket": ("--bucket", "BUCKET", "bucket, container, URL or folder"),
+    "--prefix": ("--prefix --storage-prefix", "PREFIX", "what object names begin with"),
+    "--versioning": (
+        "--versioning",
+        "SYSTEM",
+        "major_minor, simple_date or package.module:Class",
     ),
-    "--endpoint": _value("URL", "of an S3 that is not AWS (S3_ENDPOINT)", "--endpoint"),
-    "--assets-dir": _setting(
-        "DIR", "folder of the local copies", "MODELKIT_ASSETS_DIR", "--assets-dir"
-    ),
-    "--provider": _setting(
-        *("NAME", "s3, gcs, az, http, local or another", "MODELKIT_STORAGE_PROVIDER"),
-        "--provider",
-    ),
-    "--bucket": _setting(
-        *("BUCKET", "bucket, container, URL or folder", "MODELKIT_STORAGE_BUCKET"),
-        "--bucket",
-    ),
-    "--prefix": _setting(
-        *("PREFIX", "what object names begin with", "MODELKIT_STORAGE_PREFIX"),
-        *("--prefix", "--storage-prefix"),
-    ),
-    "--versioning": _setting(
-        "SYSTEM", _SYSTEMS, "MODELKIT_ASSETS_VERSIONING_SYSTEM", "--versioning"
-    ),
-    "-v": _flag("say more", "-v", "--verbose"),
-    "-q": _flag("say less", "-q", "--quiet"),
-    "--json": _flag("print one JSON document", "--json"),
+    "-v": ("-v --verbose", "", "say more"),
+    "-q": ("-q --quiet", "", "say less"),
+    "--json": ("--json", "", "print one JSON document"),
+}
+_VARIABLES = {  # of options that beat a setting
+    "--assets-dir": "MODELKIT_ASSETS_DIR",
+    "--offline": "MODELKIT_ASSETS_OFFLINE",
+    "--provider": "MODELKIT_STORAGE_PROVIDER",
+    "--bucket": "MODELKIT_STORAGE_BUCKET",
+    "--prefix": "MODELKIT_STORAGE_PREFIX",
+    "--versioning": "MODELKIT_ASSETS_VERSIONING_SYSTEM",
 }
 
 

@@ -55,6 +55,7 @@ import threading
 import time
 from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
 from functools import lru_cache, partial
+from itertools import takewhile
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -5489,20 +5490,9 @@ def _run_list(options: argparse.Namespace) -> int:
     """List the store's assets and versions."""
     from fnmatch import fnmatchcase
 
-    glob = options.glob or "*"
     if options.local:
-        manager = _open_manager(options)
-        copies = [
-            one for one in manager.iterate_copies() if fnmatchcase(one.name, glob)
-        ]
-        if not copies:
-            _say(f"no such copies in {manager.assets_dir!r}")
-        if leftovers := _measure_leftovers(manager._cache):
-            size = _show_size(leftovers)
-            _say(f"interrupted downloads left {size} in .cache: `prune` deletes it")
-        document, lines = _describe_copies(copies)
-        return _print(options, document, lines)
-    provider = _open_store(options)
+        return _list_copies(options)
+    provider, glob = _open_store(options), options.glob
     assets = provider.iterate_assets()
     found = {name: versions for name, versions in assets if fnmatchcase(name, glob)}
     if not found:
@@ -5514,6 +5504,25 @@ def _run_list(options: argparse.Namespace) -> int:
     lines = [f"{name:{width}}  {_fit_versions(found[name], room)}" for name in found]
     document = [{"name": name, "version": one} for name in found for one in found[name]]
     return _print(options, document, lines)
+
+
+def _list_copies(options: argparse.Namespace) -> int:
+    from fnmatch import fnmatchcase
+
+    manager, documents, rows = _open_manager(options), [], []
+    for copy in manager.iterate_copies():
+        if fnmatchcase(copy.name, options.glob):
+            documents.append(copy._asdict())
+            spec, date = f"{copy.name}:{copy.version}", _show_date(copy.date)
+            rows.append(
+                (spec, date, copy.size, "in part" if copy.is_partial else "whole")
+            )
+    if not rows:
+        _say(f"no such copies in {manager.assets_dir!r}")
+    if leftovers := _measure_leftovers(manager._cache):
+        size = _show_size(leftovers)
+        _say(f"interrupted downloads left {size} in .cache: `prune` deletes it")
+    return _print(options, documents, _align(rows))
 
 
 def _fit_versions(versions: Sequence[str], room: int | None) -> str:
@@ -5533,31 +5542,20 @@ def _describe_versions(
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """Return the document and the lines of a long list."""
     pairs = [(name, version) for name in found for version in found[name]]
-    document, rows = [], []
-    about: dict[str, Any]
+    document, rows = list[dict[str, Any]](), []
     for (name, version), manifest in zip(pairs, provider._read_manifests(pairs)):
-        about = dict.fromkeys(("push_date", "size", "files", "pushed_by"))
+        about: dict[str, Any] = {"name": name, "version": version}
+        about.update(dict.fromkeys(("push_date", "size", "files", "pushed_by")))
+        about["metadata"] = manifest.metadata if manifest else {}
         if manifest:
-            about = {key: manifest.document.get(key) for key in about}
+            about["push_date"] = manifest.document.get("push_date")
+            about["pushed_by"] = manifest.document.get("pushed_by")
             about.update(size=manifest.size, files=len(manifest.files))
-        metadata = manifest.metadata if manifest else {}
-        document.append(
-            {"name": name, "version": version, **about, "metadata": metadata}
-        )
-        date, size, files, pushed_by = about.values()
+        document.append(about)
+        _, _, date, size, files, pushed_by, _ = about.values()
         count = "-" if files is None else _count(files, "file")
         rows.append((f"{name}:{version}", _show_date(date), size, count, pushed_by))
     return document, _align(rows)
-
-
-def _describe_copies(copies: list[LocalCopy]) -> tuple[list[dict[str, Any]], list[str]]:
-    rows = []
-    for one in copies:
-        extent = "in part" if one.is_partial else "whole"
-        rows.append(
-            (f"{one.name}:{one.version}", _show_date(one.date), one.size, extent)
-        )
-    return [one._asdict() for one in copies], _align(rows)
 
 
 @_command(
@@ -5566,67 +5564,56 @@ def _describe_copies(copies: list[LocalCopy]) -> tuple[list[dict[str, Any]], lis
 )
 def _run_fetch(options: argparse.Namespace) -> int:
     """Print the local path of each asset, downloaded if need be."""
-    specs, found = _read_specs(options), dict[int, dict[str, Any]]()
-    if options.to and len(specs) > 1:
-        raise ConfigurationError("--to takes one SPEC")
-    together = _Together(options.on_progress, len(specs))
+    specs, job = _read_specs(options), _Job(1)
     if len(specs) > 1:
-        options.on_progress = together
-    manager = _open_manager(options)
+        if options.to:
+            raise ConfigurationError("--to takes one SPEC")
+        options.on_progress = _sum_up(options.on_progress, len(specs), job)
+    manager, found = _open_manager(options), list[dict[str, Any]]([{}] * len(specs))
+    provider = manager.storage_provider
 
     def fetch(index: int) -> None:
         text, where = specs[index]
-        force = options.download or None
-        with _telling_where(where), _suggesting(manager):
-            info = manager.fetch_asset(text, True, force, to=options.to or None)
+        force, to = options.download or None, options.to or None
+        with _explaining(manager, where):
+            info = manager.fetch_asset(text, True, force, to=to)
         about = {"spec": text, "path": os.path.abspath(info["path"])}
         shown = {"version": info["version"], "from_cache": info["from_cache"]}
         found[index] = {**about, **shown}
 
     try:
-        together.run(fetch, manager.storage_provider)
+        if provider and len(specs) > 1:
+            # at most as many requests run at once as one fetch would have
+            provider._slots = threading.BoundedSemaphore(provider.workers)
+            job.workers = provider.workers
+            job.run(fetch, range(len(specs)))
+        else:
+            for index in range(len(specs)):
+                fetch(index)
     finally:  # also those that came before the one that failed
-        missing = (index for index in range(len(specs)) if index not in found)
-        documents = [found[index] for index in range(next(missing, len(specs)))]
+        documents = list(takewhile(bool, found))
         options.screen.close()
         for one in () if options.json else documents:
             print(one["path"], flush=True)
     return _print(options, documents, [])
 
 
-class _Together:
-    """Several fetches side by side, whose progress is told as that of one."""
+def _sum_up(listener: OnProgress | None, number: int, job: _Job) -> OnProgress:
+    """Return what is told the progress of each of several assets, and tells their sum.
 
-    def __init__(self, listener: OnProgress | None, number: int) -> None:
-        self._listener, self._number = listener, number
-        self._job, self._telling = _Job(1), threading.Lock()
-        self._latest: dict[tuple[str, int, int], Progress] = {}
+    What it raises, where the job is to stop, stops each.
+    """
+    telling, latest = threading.Lock(), dict[tuple[str, int, int], Progress]()
 
-    def run(
-        self, fetch: Callable[[int], None], provider: StorageProvider | None
-    ) -> None:
-        """Call fetch(index) for each, several at once where there is a store.
+    def tell(progress: Progress) -> None:
+        job.beat()
+        with telling:
+            latest[progress.asset, progress.size, progress.files] = progress
+            sums = map(sum, zip(*(one[2:] for one in latest.values())))
+            if listener:
+                listener(Progress("downloading", _count(number, "asset"), *sums))
 
-        They share the store's workers, so that no more requests run at once than one
-        fetch would have. The first error stops the others.
-        """
-        if provider and self._number > 1:
-            provider._slots = threading.BoundedSemaphore(provider.workers)
-            self._job.workers = provider.workers
-            self._job.run(fetch, range(self._number))
-            return
-        for index in range(self._number):
-            fetch(index)
-
-    def __call__(self, progress: Progress) -> None:
-        """Take the progress of one; what this raises stops it."""
-        self._job.beat()
-        with self._telling:
-            self._latest[progress.asset, progress.size, progress.files] = progress
-            sums = zip(*(one[2:] for one in self._latest.values()))
-            about = ("downloading", _count(self._number, "asset"))
-            if self._listener:
-                self._listener(Progress(*about, *map(sum, sums)))
+    return tell
 
 
 @_command(
@@ -5636,7 +5623,7 @@ def _run_resolve(options: argparse.Namespace) -> int:
     """Print each spec pinned to the version that it means now."""
     specs, manager, pinned = _read_specs(options), _open_manager(options), []
     for text, where in specs:
-        with _telling_where(where), _suggesting(manager):
+        with _explaining(manager, where):
             pinned.append(str(manager.resolve(text)))
     if options.output:
         _write_whole(options.output, "".join(f"{one}\n" for one in pinned))
@@ -5665,82 +5652,71 @@ def _write_whole(path: str, text: str) -> None:
 
 def _read_specs(options: argparse.Namespace) -> list[tuple[str, str]]:
     """Return the specs that are given, and where those of a file stand in it."""
-    specs = [(text, "") for text in options.specs]
-    if not specs and not options.r:
+    specs, path = [(text, "") for text in options.specs], options.r
+    if not specs and not path:
         raise InvalidAssetSpecError("", "give a SPEC, or a file of them with -r")
-    if options.r:
-        shown = "standard input" if options.r == "-" else repr(options.r)
-        found = [
-            (text, f"{shown}, line {number}, {text!r}")
-            for number, line in enumerate(_read_lines(options.r, shown), 1)
-            if (text := re.split(r"(?:^|\s)#", line)[0].strip())
-        ]
-        if not found:
-            raise ConfigurationError(f"there is no spec in {shown}")
-        specs += found
-    return specs
-
-
-def _read_lines(path: str, shown: str) -> list[str]:
+    if not path:
+        return specs
+    shown = "standard input" if path == "-" else repr(path)
     try:
-        is_stdin = path == "-"
         # not sys.stdin, which has an encoding of its own
-        source = 0 if is_stdin else path
-        with open(source, encoding="utf-8-sig", closefd=not is_stdin) as file:
-            return file.readlines()
+        source = 0 if path == "-" else path
+        with open(source, encoding="utf-8-sig", closefd=source != 0) as file:
+            lines = file.readlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"cannot read {shown}: {error}") from error
-
-
-class _SpecError(ModelkitAssetsError):
-    """Another error, and where the spec stands that it is about."""
-
-    _text = "{where}: {message}"
-    _facts = {"where": "", "message": ""}
+    found = [
+        (text, f"{shown}, line {number}, {text!r}")
+        for number, line in enumerate(lines, 1)
+        if (text := re.split(r"(?:^|\s)#", line)[0].strip())
+    ]
+    if not found:
+        raise ConfigurationError(f"there is no spec in {shown}")
+    return specs + found
 
 
 @contextmanager
-def _telling_where(where: str) -> Iterator[None]:
-    """Add to an error where its spec stands, if that is in a file."""
+def _explaining(manager: AssetsManager, where: str = "") -> Iterator[None]:
+    """Add to an error where its spec stands, and which asset may be meant."""
     try:
         yield
     except ModelkitAssetsError as error:
-        if not where:
+        told = _suggest(manager, error)
+        if where:
+            told = ModelkitAssetsError(f"{where}: {told}")
+            told.exit_code = error.exit_code
+        if told is error:
             raise
-        located = _SpecError(where, str(error))
-        located.exit_code = error.exit_code
-        raise located from error
+        raise told from error
 
 
-@contextmanager
-def _suggesting(manager: AssetsManager) -> Iterator[None]:
-    """Add to an error about an asset that is not there which one may be meant."""
-    try:
-        yield
-    except (AssetDoesNotExistError, LocalAssetDoesNotExistError) as error:
-        from difflib import get_close_matches
+def _suggest(manager: AssetsManager, error: ModelkitAssetsError) -> ModelkitAssetsError:
+    """Return an error, or where it is about an unknown asset, one that names others."""
+    about, names = vars(error), list[str]()
+    if not isinstance(error, (AssetDoesNotExistError, LocalAssetDoesNotExistError)):
+        return error
+    from difflib import get_close_matches
 
-        about, names = vars(error), list[str]()
-        if manager.storage_provider is None:
-            names = [name for name, _ in manager._cache.iterate_copies()]
-        else:
-            with suppress(ModelkitAssetsError):  # it is but a hint
-                names = manager.storage_provider._peek_names(timeout_s=0)
-        # one that is known lacks a version, or a part
-        is_known = about["name"] in names or "[" in about["name"]
-        near = [] if is_known else get_close_matches(about["name"], names, cutoff=0.5)
-        if not near:
-            raise
-        hint = about.get("hint", "it is not in the assets dir")
-        hint += f"; is it {' or '.join(map(repr, near))}?"
-        raise AssetDoesNotExistError(about["name"], about["version"], hint) from error
+    if manager.storage_provider is None:
+        names = [name for name, _ in manager._cache.iterate_copies()]
+    else:
+        with suppress(ModelkitAssetsError):  # it is but a hint
+            names = manager.storage_provider._peek_names(timeout_s=0)
+    # one that is known lacks a version, or a part
+    is_known = about["name"] in names or "[" in about["name"]
+    near = [] if is_known else get_close_matches(about["name"], names, cutoff=0.5)
+    if not near:
+        return error
+    hint = about.get("hint", "it is not in the assets dir")
+    hint += f"; is it {' or '.join(map(repr, near))}?"
+    return AssetDoesNotExistError(about["name"], about["version"], hint)
 
 
 @_command("nlp/bert:1", f"SPEC --offline --assets-dir {_STORE}")
 def _run_info(options: argparse.Namespace) -> int:
     """Show a version's manifest and where it is."""
     manager = _open_manager(options)
-    with _suggesting(manager):
+    with _explaining(manager):
         spec = manager.resolve(options.spec)
         _require_part(spec, not spec.sub_part)
         path, manifest = _find_copy(manager, spec)
@@ -5752,9 +5728,10 @@ def _run_info(options: argparse.Namespace) -> int:
         document["copied_from"] = origin[0]
     lines = [f"{key}: {value or 'not cached'}" for key, value in document.items()]
     document["manifest"] = manifest and manifest.document
-    for key in ("push_date", "pushed_by"):
-        if manifest and key in manifest.document:
-            lines.append(f"{key}: {manifest.document[key]}")
+    told = manifest.document if manifest else {}
+    lines += [
+        f"{key}: {told[key]}" for key in ("push_date", "pushed_by") if key in told
+    ]
     for key, text in manifest.metadata.items() if manifest else ():
         lines.append(f"metadata {key}: {text}")
     for file in manifest.files if manifest else ():
@@ -5804,18 +5781,15 @@ def _run_verify(options: argparse.Namespace) -> int:
 
 def _find_copies(manager: AssetsManager, texts: Sequence[str]) -> Iterator[AssetSpec]:
     """Yield what is to be verified: where there is no version, all local copies."""
-    make_spec = manager._cache.make_spec
-    found = manager.iterate_copies()
-    copies = [make_spec(copy.name, version=copy.version) for copy in found]
-    yield from () if texts else copies
-    for spec in map(manager._read_spec, texts):
-        same = [copy.version for copy in copies if copy.name == spec.name]
-        if spec.version or not same:
-            with _suggesting(manager):
+    cache = manager._cache
+    copies = dict(cache.iterate_copies())
+    for spec in map(manager._read_spec, texts or copies):
+        versions = [] if spec.version else copies.get(spec.name, [])
+        for one in versions:
+            yield cache.make_spec(spec.name, version=one, sub_part=spec.sub_part)
+        if not versions:
+            with _explaining(manager):
                 yield manager.resolve(spec)
-            continue
-        for version in same:
-            yield make_spec(spec.name, version=version, sub_part=spec.sub_part)
 
 
 @_command("nlp/bert:0.1", f"SPECS {_CONSENT} --assets-dir --versioning")
@@ -5884,53 +5858,50 @@ _DOCTOR_TIMEOUT_S = 2.0  # for which failures are retried
 @_command("--provider s3 --bucket models --write", f"--write --assets-dir {_STORE}")
 def _run_doctor(options: argparse.Namespace) -> int:
     """Show the settings, and check that store and assets dir can be used."""
-    checks: list[dict[str, Any]] = []
+    checks, options.store = list[dict[str, Any]](), None
 
-    def check(name: str, examine: Callable[..., str], *about: Any) -> bool:
+    def check(name: str, examine: Callable[[argparse.Namespace], str]) -> bool:
         state, code = "ok", 0
         try:
-            detail = examine(*about)
+            detail = examine(options)
         except (ModelkitAssetsError, OSError) as error:
             state, detail = "failed", str(error)
             code = getattr(error, "exit_code", 1)
         checks.append({"check": name, "state": state, "detail": detail, "code": code})
         return not code
 
-    opened: list[StorageProvider] = []
-    check("versioning", _check_versioning, options)
-    if check("provider", _check_provider, options, opened) and opened:
-        is_well = check("read", _check_reading, opened[0])
+    check("versioning", _check_versioning)
+    is_well = check("provider", _check_provider)
+    if is_well and options.store:
+        is_well = check("read", _check_reading)
         if is_well and options.write:
-            check("write", _check_writing, opened[0])
-    check("assets dir", _check_assets_dir, options, opened)
-    settings = list(_describe_settings(options))
-    lines = [*_align([tuple(one.values()) for one in settings]), ""]
-    lines += [f"{one['state']:6}  {one['check']}: {one['detail']}" for one in checks]
-    _print(options, {"settings": settings, "checks": checks}, lines)
+            check("write", _check_writing)
+    check("assets dir", _check_assets_dir)
+    rows = list(_describe_settings(options))
+    settings = [dict(zip(("setting", "value", "from"), row)) for row in rows]
+    lines = [f"{one['state']:6}  {one['check']}: {one['detail']}" for one in checks]
+    document = {"settings": settings, "checks": checks}
+    _print(options, document, [*_align(rows), "", *lines])
     return next((one["code"] for one in checks if one["code"]), 0)
 
 
-def _describe_settings(options: argparse.Namespace) -> Iterator[dict[str, str]]:
+def _describe_settings(options: argparse.Namespace) -> Iterator[tuple[str, str, str]]:
     """Yield each setting, its value unless that is a secret, and where it is from."""
-    provider: Any = "local"
     for variable in _SETTINGS:
-        value, source = _find_setting(
-            variable, vars(options).get(_name_field(variable))
-        )
-        if variable == "MODELKIT_STORAGE_PROVIDER":
-            provider = value or provider
+        given = getattr(options, _name_field(variable))
+        value, source = _find_setting(variable, given)
         # a URL's password, and what follows its ?, which may be a signature
         shown = re.sub("(?s)//.*@", "//***@", str(value or "-"))
-        shown = re.sub(r"(?s)(://.*\?).*", r"\1***", shown)
-        yield {"setting": variable, "value": shown, "from": source}
+        yield variable, re.sub(r"(?s)(://.*\?).*", r"\1***", shown), source
+    given = options.storage_provider
+    provider = _find_setting("MODELKIT_STORAGE_PROVIDER", given)[0] or "local"
     with suppress(ModelkitAssetsError):
         for variable, (_, is_secret) in _load_driver(provider).variables.items():
             value = os.environ.get(variable)
             shown = "***" if is_secret and value else value or "-"
             # of a URL that has a password, or of JSON in place of the path of its file
             shown = re.sub("(?s).*@|.*{.*", "***", shown)
-            source = "environment" if value else "not set"
-            yield {"setting": variable, "value": shown, "from": source}
+            yield variable, shown, "environment" if value else "not set"
 
 
 def _check_versioning(options: argparse.Namespace) -> str:
@@ -5938,21 +5909,21 @@ def _check_versioning(options: argparse.Namespace) -> str:
     return f"{system.__name__} is used" if system else "inferred from the versions"
 
 
-def _check_provider(options: argparse.Namespace, opened: list[StorageProvider]) -> str:
+def _check_provider(options: argparse.Namespace) -> str:
     given = options.storage_provider
     if _is_offline(options):
         return "not asked, as MODELKIT_ASSETS_OFFLINE is set"
     if not (options.write or _find_setting("MODELKIT_STORAGE_PROVIDER", given)[0]):
         _Settings.resolve()  # one that is wrong would fail each fetch
         return "none: pre-downloaded mode, only what is cached is served"
-    provider = _open_store(options)
+    options.store = provider = _open_store(options)
     provider.timeout = min(provider.timeout, _DOCTOR_TIMEOUT_S)
-    opened.append(provider)
     package = provider.driver.package
     return provider.provider + (f", through {package}" if package else "")
 
 
-def _check_reading(provider: StorageProvider) -> str:
+def _check_reading(options: argparse.Namespace) -> str:
+    provider: StorageProvider = options.store
     where = provider.driver.get_object_uri(provider.prefix)
 
     def ask(driver: _RetryingDriver) -> str:
@@ -5971,8 +5942,9 @@ def _check_reading(provider: StorageProvider) -> str:
     return provider._start_job().run(ask, [provider._connect()])[0]
 
 
-def _check_writing(provider: StorageProvider) -> str:
+def _check_writing(options: argparse.Namespace) -> str:
     """Write an object under each condition, and delete it."""
+    provider: StorageProvider = options.store
     name = f"{provider.prefix}/modelkit-assets-probe-{_make_token()}"
     driver = provider._connect()
 
@@ -6005,23 +5977,21 @@ def _check_writing(provider: StorageProvider) -> str:
     return "objects can be created and replaced, and conditional writes are honoured"
 
 
-def _check_assets_dir(
-    options: argparse.Namespace, opened: list[StorageProvider]
-) -> str:
+def _check_assets_dir(options: argparse.Namespace) -> str:
     import shutil
     import tempfile
 
     folder, _ = _find_setting("MODELKIT_ASSETS_DIR", options.assets_dir)
     folder = os.path.abspath(folder or os.getcwd())
     _Cache(folder, 0).require_assets_dir()
-    for provider in opened:
-        _check_apart(folder, provider)
+    if options.store:
+        _check_apart(folder, options.store)
     os.listdir(folder)
     try:
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(b"1")
     except OSError as error:
-        if not opened:
+        if not options.store:
             reason = f"({error.strerror}), as pre-downloaded mode may find it"
             return f"{folder!r} cannot be written {reason}"
         raise AssetsDirError(folder, error.strerror) from error
@@ -6041,13 +6011,14 @@ def _add_argument(command: argparse.ArgumentParser, key: str) -> None:
     command.add_argument(*names.split(), help=text, **how)
 
 
+_OPTIONAL = {"nargs": "?", "default": "*"}
 # each argument's names, what stands for its value (a flag has none), its help, and what
 # else `add_argument` is to know
 _ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "PATH": ("path", "PATH", "to publish: a path, or s3://, gs://, az://B/KEY"),
     "NAME": ("spec", "NAME", "asset to publish it as"),
     "NAME[:MAJOR]": ("spec", "NAME[:MAJOR]", "asset to publish it as"),
-    "GLOB": ("glob", "GLOB", "as 'nlp/*'; without it, all", {"nargs": "?"}),
+    "GLOB": ("glob", "GLOB", "as 'nlp/*'; without it, all", _OPTIONAL),
     "SPEC": ("spec", "SPEC", "name[:version]"),
     "SPECS": ("specs", "SPEC", "name[:version]", {"nargs": "+"}),
     "[SPECS]": ("specs", "SPEC", "name[:version][[part]]", {"nargs": "*"}),

@@ -75,6 +75,7 @@ except ImportError:  # Windows
 if TYPE_CHECKING:
     import argparse
     import logging
+    from argparse import Namespace
     from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence, Sized
     from contextlib import AbstractContextManager
     from datetime import datetime
@@ -5207,10 +5208,8 @@ _EXIT_CODES = """exit codes: 0 done, 1 failed or declined, 2 bad usage or config
 match its digest, 130 interrupted, 143 terminated"""
 _SOURCE_URL = re.compile(r"(s3|gs|az)://([^/]+)/*(.*)")
 _SCHEMES = {"s3": "s3", "gs": "gcs", "az": "az"}  # of URLs, and their providers
-
-
 # each command's function, its example, and its arguments' keys in _ARGUMENTS
-_COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int], str, str]] = {}
+_COMMANDS: dict[str, tuple[Callable[[Namespace], int], str, str]] = {}
 
 
 def _command(example: str, arguments: str) -> Callable[[Any], Any]:
@@ -5282,7 +5281,7 @@ def _signals() -> Iterator[None]:
 
 
 @contextmanager
-def _logging(options: argparse.Namespace) -> Iterator[None]:
+def _logging(options: Namespace) -> Iterator[None]:
     """Let what the core logs be lines on stderr, above what the screen draws."""
     global _set_up_log
     handlers: list[logging.Handler] = []
@@ -5307,7 +5306,7 @@ def _logging(options: argparse.Namespace) -> Iterator[None]:
             _logger().removeHandler(handler)
 
 
-def _fail(options: argparse.Namespace, message: str, code: int) -> int:
+def _fail(options: Namespace, message: str, code: int) -> int:
     message = " ".join(message.split())
     if options.json:
         options.screen.close()
@@ -5317,7 +5316,7 @@ def _fail(options: argparse.Namespace, message: str, code: int) -> int:
     return code
 
 
-def _print(options: argparse.Namespace, document: Any, lines: Iterable[str]) -> int:
+def _print(options: Namespace, document: Any, lines: Iterable[str]) -> int:
     """Print the result of a command, as one JSON document or as lines; return 0."""
     options.screen.close()
     for line in [json.dumps(document, indent=2)] if options.json else lines:
@@ -5366,7 +5365,7 @@ def _get_main_parser(chosen: str | None = None) -> argparse.ArgumentParser:
     return parser
 
 
-def _open_store(options: argparse.Namespace, **settings: Any) -> StorageProvider:
+def _open_store(options: Namespace, **settings: Any) -> StorageProvider:
     if options.endpoint and not settings:
         settings["endpoint_url"] = options.endpoint
     for name in ("provider", "bucket", "prefix"):
@@ -5375,21 +5374,25 @@ def _open_store(options: argparse.Namespace, **settings: Any) -> StorageProvider
     return StorageProvider(on_progress=options.on_progress, **settings)
 
 
-def _open_manager(options: argparse.Namespace) -> AssetsManager:
-    given, offline, provider = options.storage_provider, _is_offline(options), None
-    if _find_setting("MODELKIT_STORAGE_PROVIDER", given)[0] and not offline:
+def _open_manager(options: Namespace) -> AssetsManager:
+    provider, offline = None, _is_offline(options)
+    if _find_option(options, "MODELKIT_STORAGE_PROVIDER")[0] and not offline:
         provider = _open_store(options)
     how = (options.on_progress, options.assets_versioning_system, offline)
     return AssetsManager(options.assets_dir, None, provider, *how)
 
 
-def _is_offline(options: argparse.Namespace) -> bool:
+def _find_option(options: Namespace, variable: str) -> tuple[Any, str]:
+    """Return a setting, as an option or its variable gives it, and where it is from."""
+    return _find_setting(variable, getattr(options, _name_field(variable)))
+
+
+def _is_offline(options: Namespace) -> bool:
     variable = "MODELKIT_ASSETS_OFFLINE"
-    value, _ = _find_setting(variable, options.assets_offline)
-    return _read_boolean(value, variable)
+    return _read_boolean(_find_option(options, variable)[0], variable)
 
 
-def _confirm(options: argparse.Namespace, question: str) -> bool:
+def _confirm(options: Namespace, question: str) -> bool:
     if options.yes or options.dry_run:
         return True
     if not _is_terminal(sys.stdin):
@@ -5399,11 +5402,13 @@ def _confirm(options: argparse.Namespace, question: str) -> bool:
 
 
 _STORE = "--provider --bucket --prefix --endpoint --versioning"
+_BOTH = f"--assets-dir {_STORE}"
 _CONSENT = "--yes --dry-run"
+_REMOVAL = f"{_CONSENT} --assets-dir --versioning"
 
 
 @_command("model.bin nlp/bert --yes", f"PATH NAME --pack --meta {_CONSENT} {_STORE}")
-def _run_new(options: argparse.Namespace) -> int:
+def _run_new(options: Namespace) -> int:
     """Publish a file or folder as a new asset; asks first."""
     return _publish(options, True, "a new asset is given by its NAME alone")
 
@@ -5412,12 +5417,12 @@ def _run_new(options: argparse.Namespace) -> int:
     "model.bin nlp/bert:1 --meta commit=3f2a1c",
     f"PATH NAME[:MAJOR] --bump-major --pack --meta {_CONSENT} {_STORE}",
 )
-def _run_update(options: argparse.Namespace) -> int:
+def _run_update(options: Namespace) -> int:
     """Publish a file or folder as the next version of an asset; asks first."""
     return _publish(options, False, "an update takes NAME or NAME:MAJOR")
 
 
-def _publish(options: argparse.Namespace, is_new: bool, rule: str) -> int:
+def _publish(options: Namespace, is_new: bool, rule: str) -> int:
     spec = AssetSpec.from_string(options.spec, options.assets_versioning_system)
     is_pinned = spec.version if is_new else spec.is_version_complete()
     if is_pinned or spec.sub_part:
@@ -5444,10 +5449,7 @@ def _publish(options: argparse.Namespace, is_new: bool, rule: str) -> int:
 
 
 def _describe_publication(
-    options: argparse.Namespace,
-    provider: StorageProvider,
-    spec: AssetSpec,
-    is_new: bool,
+    options: Namespace, provider: StorageProvider, spec: AssetSpec, is_new: bool
 ) -> str:
     """Return what is to be published, as which version, and where to."""
     what, listed = options.path, list[str]()
@@ -5467,7 +5469,7 @@ def _describe_publication(
 
 
 @contextmanager
-def _local_source(options: argparse.Namespace) -> Iterator[str]:
+def _local_source(options: Namespace) -> Iterator[str]:
     """Yield the path of what is to be published; what a URL names is fetched first."""
     import tempfile
 
@@ -5485,16 +5487,17 @@ def _local_source(options: argparse.Namespace) -> Iterator[str]:
         yield path
 
 
-@_command("'nlp/*' --long", f"GLOB --local --long --assets-dir {_STORE}")
-def _run_list(options: argparse.Namespace) -> int:
+@_command("'nlp/*' --long", f"GLOB --local --long {_BOTH}")
+def _run_list(options: Namespace) -> int:
     """List the store's assets and versions."""
     from fnmatch import fnmatchcase
 
+    is_wanted = partial(fnmatchcase, pat=options.glob or "*")
     if options.local:
-        return _list_copies(options)
-    provider, glob = _open_store(options), options.glob
+        return _list_copies(options, is_wanted)
+    provider = _open_store(options)
     assets = provider.iterate_assets()
-    found = {name: versions for name, versions in assets if fnmatchcase(name, glob)}
+    found = {name: versions for name, versions in assets if is_wanted(name)}
     if not found:
         _say(f"no such assets below {provider.driver.get_object_uri(provider.prefix)}")
     if options.long:
@@ -5506,23 +5509,19 @@ def _run_list(options: argparse.Namespace) -> int:
     return _print(options, document, lines)
 
 
-def _list_copies(options: argparse.Namespace) -> int:
-    from fnmatch import fnmatchcase
-
-    manager, documents, rows = _open_manager(options), [], []
-    for copy in manager.iterate_copies():
-        if fnmatchcase(copy.name, options.glob):
-            documents.append(copy._asdict())
-            spec, date = f"{copy.name}:{copy.version}", _show_date(copy.date)
-            rows.append(
-                (spec, date, copy.size, "in part" if copy.is_partial else "whole")
-            )
-    if not rows:
+def _list_copies(options: Namespace, is_wanted: Callable[[str], bool]) -> int:
+    manager, rows = _open_manager(options), []
+    copies = [copy for copy in manager.iterate_copies() if is_wanted(copy.name)]
+    for copy in copies:
+        extent = "in part" if copy.is_partial else "whole"
+        spec, date = f"{copy.name}:{copy.version}", _show_date(copy.date)
+        rows.append((spec, date, copy.size, extent))
+    if not copies:
         _say(f"no such copies in {manager.assets_dir!r}")
     if leftovers := _measure_leftovers(manager._cache):
         size = _show_size(leftovers)
         _say(f"interrupted downloads left {size} in .cache: `prune` deletes it")
-    return _print(options, documents, _align(rows))
+    return _print(options, [copy._asdict() for copy in copies], _align(rows))
 
 
 def _fit_versions(versions: Sequence[str], room: int | None) -> str:
@@ -5542,17 +5541,15 @@ def _describe_versions(
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """Return the document and the lines of a long list."""
     pairs = [(name, version) for name in found for version in found[name]]
-    document, rows = list[dict[str, Any]](), []
+    document, rows = [], []
     for (name, version), manifest in zip(pairs, provider._read_manifests(pairs)):
-        about: dict[str, Any] = {"name": name, "version": version}
-        about.update(dict.fromkeys(("push_date", "size", "files", "pushed_by")))
-        about["metadata"] = manifest.metadata if manifest else {}
+        told, size, files = dict[str, Any](), None, None
         if manifest:
-            about["push_date"] = manifest.document.get("push_date")
-            about["pushed_by"] = manifest.document.get("pushed_by")
-            about.update(size=manifest.size, files=len(manifest.files))
-        document.append(about)
-        _, _, date, size, files, pushed_by, _ = about.values()
+            told, size, files = manifest.document, manifest.size, len(manifest.files)
+        date, pushed_by = told.get("push_date"), told.get("pushed_by")
+        about = {"name": name, "version": version, "push_date": date, "size": size}
+        about |= {"files": files, "pushed_by": pushed_by}
+        document.append({**about, "metadata": manifest.metadata if manifest else {}})
         count = "-" if files is None else _count(files, "file")
         rows.append((f"{name}:{version}", _show_date(date), size, count, pushed_by))
     return document, _align(rows)
@@ -5560,9 +5557,9 @@ def _describe_versions(
 
 @_command(
     "nlp/bert:1 'nlp/bert:1.0[vocab.txt]'",
-    f"[SPECS] -r --to --download --offline --assets-dir {_STORE}",
+    f"[SPECS] -r --to --download --offline {_BOTH}",
 )
-def _run_fetch(options: argparse.Namespace) -> int:
+def _run_fetch(options: Namespace) -> int:
     """Print the local path of each asset, downloaded if need be."""
     specs, job = _read_specs(options), _Job(1)
     if len(specs) > 1:
@@ -5616,10 +5613,8 @@ def _sum_up(listener: OnProgress | None, number: int, job: _Job) -> OnProgress:
     return tell
 
 
-@_command(
-    "-r assets.txt -o assets.lock", f"[SPECS] -r -o --offline --assets-dir {_STORE}"
-)
-def _run_resolve(options: argparse.Namespace) -> int:
+@_command("-r assets.txt -o assets.lock", f"[SPECS] -r -o --offline {_BOTH}")
+def _run_resolve(options: Namespace) -> int:
     """Print each spec pinned to the version that it means now."""
     specs, manager, pinned = _read_specs(options), _open_manager(options), []
     for text, where in specs:
@@ -5641,16 +5636,17 @@ def _write_whole(path: str, text: str) -> None:
             if not is_special:
                 file.flush()
                 os.fsync(file.fileno())
-                with suppress(FileNotFoundError):
-                    os.chmod(staged, stat.S_IMODE(os.stat(target).st_mode))
-                os.replace(staged, target)
+        if not is_special:
+            with suppress(FileNotFoundError):
+                os.chmod(staged, stat.S_IMODE(os.stat(target).st_mode))
+            os.replace(staged, target)
     except OSError as error:
         with suppress(OSError):
             os.unlink(staged)
         raise ConfigurationError(f"cannot write {path!r}: {error.strerror}") from error
 
 
-def _read_specs(options: argparse.Namespace) -> list[tuple[str, str]]:
+def _read_specs(options: Namespace) -> list[tuple[str, str]]:
     """Return the specs that are given, and where those of a file stand in it."""
     specs, path = [(text, "") for text in options.specs], options.r
     if not specs and not path:
@@ -5712,8 +5708,8 @@ def _suggest(manager: AssetsManager, error: ModelkitAssetsError) -> ModelkitAsse
     return AssetDoesNotExistError(about["name"], about["version"], hint)
 
 
-@_command("nlp/bert:1", f"SPEC --offline --assets-dir {_STORE}")
-def _run_info(options: argparse.Namespace) -> int:
+@_command("nlp/bert:1", f"SPEC --offline {_BOTH}")
+def _run_info(options: Namespace) -> int:
     """Show a version's manifest and where it is."""
     manager = _open_manager(options)
     with _explaining(manager):
@@ -5728,10 +5724,9 @@ def _run_info(options: argparse.Namespace) -> int:
         document["copied_from"] = origin[0]
     lines = [f"{key}: {value or 'not cached'}" for key, value in document.items()]
     document["manifest"] = manifest and manifest.document
-    told = manifest.document if manifest else {}
-    lines += [
-        f"{key}: {told[key]}" for key in ("push_date", "pushed_by") if key in told
-    ]
+    for key in ("push_date", "pushed_by"):
+        if manifest and key in manifest.document:
+            lines.append(f"{key}: {manifest.document[key]}")
     for key, text in manifest.metadata.items() if manifest else ():
         lines.append(f"metadata {key}: {text}")
     for file in manifest.files if manifest else ():
@@ -5758,8 +5753,8 @@ def _find_copy(
     return (path if is_cached else None), manifest
 
 
-@_command("nlp/bert:0.1", f"[SPECS] --offline --assets-dir {_STORE}")
-def _run_verify(options: argparse.Namespace) -> int:
+@_command("nlp/bert:0.1", f"[SPECS] --offline {_BOTH}")
+def _run_verify(options: Namespace) -> int:
     """Check local copies, by default all, against what was published."""
     manager, code, document = _open_manager(options), 0, []
     for spec in _find_copies(manager, options.specs):
@@ -5792,19 +5787,16 @@ def _find_copies(manager: AssetsManager, texts: Sequence[str]) -> Iterator[Asset
                 yield manager.resolve(spec)
 
 
-@_command("nlp/bert:0.1", f"SPECS {_CONSENT} --assets-dir --versioning")
-def _run_remove(options: argparse.Namespace) -> int:
+@_command("nlp/bert:0.1", f"SPECS {_REMOVAL}")
+def _run_remove(options: Namespace) -> int:
     """Delete local copies: of a version, or all of an asset; asks first."""
     manager = _open_manager(options)
     specs = [one for text in options.specs for one in manager.remove(text, True)]
-    return _remove(options, manager, list(dict.fromkeys(specs)))
+    return _remove(options, manager, list(dict.fromkeys(specs)), 0)
 
 
-@_command(
-    "--keep 2 --max-size 50GB",
-    f"--keep --max-size {_CONSENT} --assets-dir --versioning",
-)
-def _run_prune(options: argparse.Namespace) -> int:
+@_command("--keep 2 --max-size 50GB", f"--keep --max-size {_REMOVAL}")
+def _run_prune(options: Namespace) -> int:
     """Delete local copies, and what interrupted downloads left; asks first."""
     manager, max_size = _open_manager(options), None
     if options.max_size is not None:
@@ -5818,10 +5810,7 @@ def _run_prune(options: argparse.Namespace) -> int:
 
 
 def _remove(
-    options: argparse.Namespace,
-    manager: AssetsManager,
-    specs: list[AssetSpec],
-    leftovers: int = 0,
+    options: Namespace, manager: AssetsManager, specs: list[AssetSpec], leftovers: int
 ) -> int:
     names = [str(spec) for spec in specs]
     number = _count(len(names), "local copy", "local copies")
@@ -5855,27 +5844,25 @@ def _read_size(text: str) -> int:
 _DOCTOR_TIMEOUT_S = 2.0  # for which failures are retried
 
 
-@_command("--provider s3 --bucket models --write", f"--write --assets-dir {_STORE}")
-def _run_doctor(options: argparse.Namespace) -> int:
+@_command("--provider s3 --bucket models --write", f"--write {_BOTH}")
+def _run_doctor(options: Namespace) -> int:
     """Show the settings, and check that store and assets dir can be used."""
     checks, options.store = list[dict[str, Any]](), None
 
-    def check(name: str, examine: Callable[[argparse.Namespace], str]) -> bool:
-        state, code = "ok", 0
+    def check(name: str, examine: Callable[[Namespace], str]) -> bool:
+        code = 0
         try:
             detail = examine(options)
         except (ModelkitAssetsError, OSError) as error:
-            state, detail = "failed", str(error)
-            code = getattr(error, "exit_code", 1)
+            detail, code = str(error), getattr(error, "exit_code", 1)
+        state = "failed" if code else "ok"
         checks.append({"check": name, "state": state, "detail": detail, "code": code})
         return not code
 
     check("versioning", _check_versioning)
-    is_well = check("provider", _check_provider)
-    if is_well and options.store:
-        is_well = check("read", _check_reading)
-        if is_well and options.write:
-            check("write", _check_writing)
+    check("provider", _check_provider)
+    if options.store and check("read", _check_reading) and options.write:
+        check("write", _check_writing)
     check("assets dir", _check_assets_dir)
     rows = list(_describe_settings(options))
     settings = [dict(zip(("setting", "value", "from"), row)) for row in rows]
@@ -5885,16 +5872,14 @@ def _run_doctor(options: argparse.Namespace) -> int:
     return next((one["code"] for one in checks if one["code"]), 0)
 
 
-def _describe_settings(options: argparse.Namespace) -> Iterator[tuple[str, str, str]]:
+def _describe_settings(options: Namespace) -> Iterator[tuple[str, str, str]]:
     """Yield each setting, its value unless that is a secret, and where it is from."""
     for variable in _SETTINGS:
-        given = getattr(options, _name_field(variable))
-        value, source = _find_setting(variable, given)
+        value, source = _find_option(options, variable)
         # a URL's password, and what follows its ?, which may be a signature
         shown = re.sub("(?s)//.*@", "//***@", str(value or "-"))
         yield variable, re.sub(r"(?s)(://.*\?).*", r"\1***", shown), source
-    given = options.storage_provider
-    provider = _find_setting("MODELKIT_STORAGE_PROVIDER", given)[0] or "local"
+    provider = _find_option(options, "MODELKIT_STORAGE_PROVIDER")[0] or "local"
     with suppress(ModelkitAssetsError):
         for variable, (_, is_secret) in _load_driver(provider).variables.items():
             value = os.environ.get(variable)
@@ -5904,16 +5889,15 @@ def _describe_settings(options: argparse.Namespace) -> Iterator[tuple[str, str, 
             yield variable, shown, "environment" if value else "not set"
 
 
-def _check_versioning(options: argparse.Namespace) -> str:
+def _check_versioning(options: Namespace) -> str:
     system = _find_versioning_system(options.assets_versioning_system)
     return f"{system.__name__} is used" if system else "inferred from the versions"
 
 
-def _check_provider(options: argparse.Namespace) -> str:
-    given = options.storage_provider
+def _check_provider(options: Namespace) -> str:
     if _is_offline(options):
         return "not asked, as MODELKIT_ASSETS_OFFLINE is set"
-    if not (options.write or _find_setting("MODELKIT_STORAGE_PROVIDER", given)[0]):
+    if not (options.write or _find_option(options, "MODELKIT_STORAGE_PROVIDER")[0]):
         _Settings.resolve()  # one that is wrong would fail each fetch
         return "none: pre-downloaded mode, only what is cached is served"
     options.store = provider = _open_store(options)
@@ -5922,12 +5906,11 @@ def _check_provider(options: argparse.Namespace) -> str:
     return provider.provider + (f", through {package}" if package else "")
 
 
-def _check_reading(options: argparse.Namespace) -> str:
+def _check_reading(options: Namespace) -> str:
     provider: StorageProvider = options.store
     where = provider.driver.get_object_uri(provider.prefix)
 
     def ask(driver: _RetryingDriver) -> str:
-        found = "is empty"
         try:
             names = driver.find_first(provider.prefix, 1)
         except UnsupportedOperationError:
@@ -5936,13 +5919,13 @@ def _check_reading(options: argparse.Namespace) -> str:
             return f"{where} is only read and not listed, and its server answers"
         for first in names:
             next(driver.iterate_bytes(first, 0, 1), None)
-            found = f"{first!r} read"
-        return f"{where} can be listed, and {found}"
+            return f"{where} can be listed, and {first!r} read"
+        return f"{where} can be listed, and is empty"
 
     return provider._start_job().run(ask, [provider._connect()])[0]
 
 
-def _check_writing(options: argparse.Namespace) -> str:
+def _check_writing(options: Namespace) -> str:
     """Write an object under each condition, and delete it."""
     provider: StorageProvider = options.store
     name = f"{provider.prefix}/modelkit-assets-probe-{_make_token()}"
@@ -5977,11 +5960,11 @@ def _check_writing(options: argparse.Namespace) -> str:
     return "objects can be created and replaced, and conditional writes are honoured"
 
 
-def _check_assets_dir(options: argparse.Namespace) -> str:
+def _check_assets_dir(options: Namespace) -> str:
     import shutil
     import tempfile
 
-    folder, _ = _find_setting("MODELKIT_ASSETS_DIR", options.assets_dir)
+    folder, _ = _find_option(options, "MODELKIT_ASSETS_DIR")
     folder = os.path.abspath(folder or os.getcwd())
     _Cache(folder, 0).require_assets_dir()
     if options.store:
@@ -6000,63 +5983,58 @@ def _check_assets_dir(options: argparse.Namespace) -> str:
 
 
 def _add_argument(command: argparse.ArgumentParser, key: str) -> None:
-    names, metavar, text, *more = _ARGUMENTS[key]
-    how = dict(*more)
-    if metavar:
-        how["metavar"] = metavar
-    else:
+    usage, text, *more = _ARGUMENTS[key]
+    names, how = usage.split(), dict(*more)
+    if names[-1][0] == "-":
         how["action"] = "store_true"
+    else:
+        how["metavar"] = names.pop()
     if variable := _VARIABLES.get(key):
         how["dest"], text = _name_field(variable), f"{text} ({variable})"
-    command.add_argument(*names.split(), help=text, **how)
+    command.add_argument(*names, help=text, **how)
 
 
-_OPTIONAL = {"nargs": "?", "default": "*"}
-# each argument's names, what stands for its value (a flag has none), its help, and what
-# else `add_argument` is to know
+# each argument's names, then what stands for its value, which a flag has not; its help;
+# and what else `add_argument` is to know
 _ARGUMENTS: dict[str, tuple[Any, ...]] = {
-    "PATH": ("path", "PATH", "to publish: a path, or s3://, gs://, az://B/KEY"),
-    "NAME": ("spec", "NAME", "asset to publish it as"),
-    "NAME[:MAJOR]": ("spec", "NAME[:MAJOR]", "asset to publish it as"),
-    "GLOB": ("glob", "GLOB", "as 'nlp/*'; without it, all", _OPTIONAL),
-    "SPEC": ("spec", "SPEC", "name[:version]"),
-    "SPECS": ("specs", "SPEC", "name[:version]", {"nargs": "+"}),
-    "[SPECS]": ("specs", "SPEC", "name[:version][[part]]", {"nargs": "*"}),
-    "-r": (
-        "-r",
-        "FILE",
-        "read specs from it, one a line; # begins a comment; - is stdin",
-    ),
-    "-o": ("-o --output", "FILE", "write there, whole or not at all"),
-    "--to": ("--to", "DIR", "put the content there instead, as your own"),
-    "--pack": ("--pack", "", "make one object of a folder, a tar"),
-    "--bump-major": ("--bump-major", "", "publish the first version of a new major"),
+    "PATH": ("path PATH", "to publish: a path, or s3://, gs://, az://B/KEY"),
+    "NAME": ("spec NAME", "asset to publish it as"),
+    "NAME[:MAJOR]": ("spec NAME[:MAJOR]", "asset to publish it as"),
+    "GLOB": ("glob GLOB", "as 'nlp/*'; without it, all", {"nargs": "?"}),
+    "SPEC": ("spec SPEC", "name[:version]"),
+    "SPECS": ("specs SPEC", "name[:version]", {"nargs": "+"}),
+    "[SPECS]": ("specs SPEC", "name[:version][[part]]", {"nargs": "*"}),
+    "-r": ("-r FILE", "read specs from it, one a line; # begins a comment; - is stdin"),
+    "-o": ("-o --output FILE", "write there, whole or not at all"),
+    "--to": ("--to DIR", "put the content there instead, as your own"),
+    "--pack": ("--pack", "make one object of a folder, a tar"),
+    "--bump-major": ("--bump-major", "publish the first version of a new major"),
     "--meta": (
-        *("--meta", "KEY=VALUE", "say so of the version; any number of times"),
+        "--meta KEY=VALUE",
+        "say so of the version; any number of times",
         {"action": "append"},
     ),
-    "--yes": ("-y --yes", "", "do not ask"),
-    "--dry-run": ("--dry-run", "", "say what would be done, and change nothing"),
-    "--local": ("--local", "", "list the local copies, with size and date"),
-    "--long": ("-l --long", "", "a line for each version: date, size, files"),
-    "--download": ("--download", "", "download again what is cached"),
-    "--keep": ("--keep", "N", "keep so many versions of each", {"type": int}),
-    "--max-size": ("--max-size", "SIZE", "keep at most so much, as 50GB"),
-    "--write": ("--write", "", "publish a probe too, which is deleted again"),
-    "--offline": ("--offline", "", "serve only what is cached"),
-    "--endpoint": ("--endpoint", "URL", "of an S3 that is not AWS (S3_ENDPOINT)"),
-    "--assets-dir": ("--assets-dir", "DIR", "folder of the local copies"),
-    "--provider": ("--provider", "NAME", "s3, gcs, az, http, local or another"),
-    "--bucket": ("--bucket", "BUCKET", "bucket, container, URL or folder"),
-    "--prefix": ("--prefix --storage-prefix", "PREFIX", "what object names begin with"),
+    "--yes": ("-y --yes", "do not ask"),
+    "--dry-run": ("--dry-run", "say what would be done, and change nothing"),
+    "--local": ("--local", "list the local copies, with size and date"),
+    "--long": ("-l --long", "a line for each version: date, size, files"),
+    "--download": ("--download", "download again what is cached"),
+    "--keep": ("--keep N", "keep so many versions of each", {"type": int}),
+    "--max-size": ("--max-size SIZE", "keep at most so much, as 50GB"),
+    "--write": ("--write", "publish a probe too, which is deleted again"),
+    "--offline": ("--offline", "serve only what is cached"),
+    "--endpoint": ("--endpoint URL", "of an S3 that is not AWS (S3_ENDPOINT)"),
+    "--assets-dir": ("--assets-dir DIR", "folder of the local copies"),
+    "--provider": ("--provider NAME", "s3, gcs, az, http, local or another"),
+    "--bucket": ("--bucket BUCKET", "bucket, container, URL or folder"),
+    "--prefix": ("--prefix --storage-prefix PREFIX", "what object names begin with"),
     "--versioning": (
-        "--versioning",
-        "SYSTEM",
+        "--versioning SYSTEM",
         "major_minor, simple_date or package.module:Class",
     ),
-    "-v": ("-v --verbose", "", "say more"),
-    "-q": ("-q --quiet", "", "say less"),
-    "--json": ("--json", "", "print one JSON document"),
+    "-v": ("-v --verbose", "say more"),
+    "-q": ("-q --quiet", "say less"),
+    "--json": ("--json", "print one JSON document"),
 }
 _VARIABLES = {  # of options that beat a setting
     "--assets-dir": "MODELKIT_ASSETS_DIR",

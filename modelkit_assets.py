@@ -5064,8 +5064,7 @@ class _Screen:
 
     def __init__(self) -> None:
         self._stream, self._writing = sys.stderr, threading.Lock()
-        is_terminal = _is_terminal(self._stream)
-        self._can_draw = is_terminal and os.environ.get("TERM") != "dumb"
+        self._can_draw = _is_terminal(self._stream) and os.environ.get("TERM") != "dumb"
         self._is_drawn, self._width, self._work = False, 0, ("", "")
         self._shown_at = self._begun_at = 0.0
         self._samples: list[tuple[float, int]] = []
@@ -5233,8 +5232,7 @@ def main(args: Sequence[str] | None = None) -> int:
     options.on_progress = None if options.quiet else options.screen.show
     try:
         with _signals(), _logging(options):
-            code: int = options.run(options)
-            return code
+            return int(options.run(options))
     except KeyboardInterrupt as error:
         code = _fail(options, *(error.args or ("interrupted", 130)))
         if args is None:  # the process is ours: no thread of an SDK's holds it up
@@ -5500,12 +5498,13 @@ def _run_list(options: Namespace) -> int:
     found = {name: versions for name, versions in assets if is_wanted(name)}
     if not found:
         _say(f"no such assets below {provider.driver.get_object_uri(provider.prefix)}")
+    pairs = [(name, version) for name in found for version in found[name]]
     if options.long:
-        return _print(options, *_describe_versions(provider, found))
+        return _print(options, *_describe_versions(provider, pairs))
     width = max(map(len, found), default=0)
     room = _get_width(sys.stdout) - width - 2 if _is_terminal(sys.stdout) else None
     lines = [f"{name:{width}}  {_fit_versions(found[name], room)}" for name in found]
-    document = [{"name": name, "version": one} for name in found for one in found[name]]
+    document = [{"name": name, "version": version} for name, version in pairs]
     return _print(options, document, lines)
 
 
@@ -5537,10 +5536,9 @@ def _fit_versions(versions: Sequence[str], room: int | None) -> str:
 
 
 def _describe_versions(
-    provider: StorageProvider, found: dict[str, list[str]]
+    provider: StorageProvider, pairs: Sequence[tuple[str, str]]
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """Return the document and the lines of a long list."""
-    pairs = [(name, version) for name in found for version in found[name]]
     document, rows = [], []
     for (name, version), manifest in zip(pairs, provider._read_manifests(pairs)):
         told, size, files = dict[str, Any](), None, None
@@ -5964,8 +5962,7 @@ def _check_assets_dir(options: Namespace) -> str:
     import shutil
     import tempfile
 
-    folder, _ = _find_option(options, "MODELKIT_ASSETS_DIR")
-    folder = os.path.abspath(folder or os.getcwd())
+    folder = os.path.abspath(_find_option(options, "MODELKIT_ASSETS_DIR")[0] or ".")
     _Cache(folder, 0).require_assets_dir()
     if options.store:
         _check_apart(folder, options.store)

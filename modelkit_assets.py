@@ -55,6 +55,7 @@ import threading
 import time
 from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
 from functools import lru_cache, partial
+from itertools import takewhile
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -74,6 +75,7 @@ except ImportError:  # Windows
 if TYPE_CHECKING:
     import argparse
     import logging
+    from argparse import Namespace
     from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence, Sized
     from contextlib import AbstractContextManager
     from datetime import datetime
@@ -5034,72 +5036,69 @@ def _check_apart(assets_dir: str, provider: StorageProvider) -> None:
 
 _PROGRAM = "modelkit_assets"
 _REDRAW_S = 0.1
-_TELL_S = 10.0  # between the lines that say it where nothing is drawn
 _PATIENCE_S = 0.5  # shorter work shows no progress
+_TELL_S = 10.0  # both, where nothing is drawn
 
 
 class _Screen:
     """Standard error: lines of text, and below them how far the present work is.
 
-    It is drawn only on a terminal, and gone when `close` is called.
+    That is drawn only on a terminal, and gone when `close` is called; elsewhere, long
+    work says it in a line of its own from time to time.
     """
 
     def __init__(self) -> None:
-        self.stream, self._writing = sys.stderr, threading.Lock()
+        self._stream, self._writing = sys.stderr, threading.Lock()
+        self._can_draw = _is_terminal(self._stream) and os.environ.get("TERM") != "dumb"
         self._is_drawn, self._width, self._work = False, 0, ("", "")
-        self._drawn_at = self._begun_at = 0.0
+        self._shown_at = self._begun_at = 0.0
         self._samples: list[tuple[float, int]] = []
 
     def show(self, progress: Progress) -> None:
-        """Draw how far the work is, unless that was done just now."""
-        now = time.monotonic()
+        """Show how far the work is, unless that was done just now."""
+        now, redraw_s, patience_s = time.monotonic(), _REDRAW_S, _PATIENCE_S
+        if not self._can_draw:
+            redraw_s = patience_s = _TELL_S
         with self._writing:
             if self._work != progress[:2]:
                 self._work, self._begun_at, self._samples = progress[:2], now, []
-            due = max(self._drawn_at + _REDRAW_S, self._begun_at + _PATIENCE_S)
+            due = max(self._shown_at + redraw_s, self._begun_at + patience_s)
             if now < due and self._samples:
                 return
             self._samples = [*self._samples[-50:], (now, progress.done)]
-            if now >= due:
-                then, done = self._samples[0]
-                rate = (progress.done - done) / (now - then) if now > then else 0
-                width = _get_width(self.stream) - 1
-                self._draw(_describe_progress(progress, rate, width))
-                self._drawn_at = now
-
-    def tell(self, progress: Progress) -> None:
-        """Say in a line of its own how far long work is, where nothing is drawn."""
-        now = time.monotonic()
-        with self._writing:
-            if self._work != progress[:2]:
-                self._work, self._drawn_at = progress[:2], now
-            if now >= self._drawn_at + _TELL_S:
-                self._drawn_at = now
+            if now < due:
+                return
+            self._shown_at = now
+            if not self._can_draw:
                 _say(_describe_progress(progress, 0, sys.maxsize))
+                return
+            then, done = self._samples[0]
+            rate = (progress.done - done) / (now - then) if now > then else 0
+            width = _get_width(self._stream) - 1
+            self._draw(_describe_progress(progress, rate, width))
 
     def write(self, text: str) -> None:
         """Write text above what is drawn."""
         with self._writing:
             self._draw("")
-            self.stream.write(text)
+            self._stream.write(text)
 
     def flush(self) -> None:
-        self.stream.flush()
+        self._stream.flush()
 
     def close(self) -> None:
         """Wipe off what is drawn."""
         self.write("")
-        self.flush()
 
     def _draw(self, text: str) -> None:
         if text or self._is_drawn:
             # the cursor rests at the beginning: where a terminal that becomes narrower
             # wraps the text, that is its first row, and all of it can be wiped off.
             # Else its line alone is, as some keep in their history what J wipes off
-            before, self._width = self._width, _get_width(self.stream)
+            before, self._width = self._width, _get_width(self._stream)
             wipe = "\x1b[K" if before == self._width else "\x1b[J"
-            self.stream.write(f"\r{wipe}{text}" + "\r" * bool(text))
-            self.stream.flush()
+            self._stream.write(f"\r{wipe}{text}" + "\r" * bool(text))
+            self._stream.flush()
         self._is_drawn = bool(text)
 
 
@@ -5193,24 +5192,15 @@ _EXIT_CODES = """exit codes: 0 done, 1 failed or declined, 2 bad usage or config
 match its digest, 130 interrupted, 143 terminated"""
 _SOURCE_URL = re.compile(r"(s3|gs|az)://([^/]+)/*(.*)")
 _SCHEMES = {"s3": "s3", "gs": "gcs", "az": "az"}  # of URLs, and their providers
-
-
-class _Command(NamedTuple):
-    """A command, its example, and its arguments' keys in _ARGUMENTS."""
-
-    run: Callable[[argparse.Namespace], int]
-    example: str
-    arguments: str
-
-
-_COMMANDS: dict[str, _Command] = {}
+# each command's function, its example, and its arguments' keys in _ARGUMENTS
+_COMMANDS: dict[str, tuple[Callable[[Namespace], int], str, str]] = {}
 
 
 def _command(example: str, arguments: str) -> Callable[[Any], Any]:
     """Declare a function as a command; its name and docstring are the command's."""
 
-    def declare(run: Callable[[argparse.Namespace], int]) -> Any:
-        _COMMANDS[run.__name__[len("_run_") :]] = _Command(run, example, arguments)
+    def declare(run: Any) -> Any:
+        _COMMANDS[run.__name__[len("_run_") :]] = run, example, arguments
         return run
 
     return declare
@@ -5223,19 +5213,13 @@ def main(args: Sequence[str] | None = None) -> int:
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     chosen = next((one for one in given if not one.startswith("-")), None)
     options = _get_main_parser(chosen).parse_args(given)
-    options.screen = screen = _Screen()
-    is_watched = _is_terminal(screen.stream) and os.environ.get("TERM") != "dumb"
-    options.on_progress = screen.show if is_watched else screen.tell
-    if options.quiet:
-        options.on_progress = None
+    options.screen = _Screen()
+    options.on_progress = None if options.quiet else options.screen.show
     try:
         with _signals(), _logging(options):
-            code: int = options.run(options)
-            return code
+            return int(options.run(options))
     except KeyboardInterrupt as error:
-        is_terminated = isinstance(error, _Terminated)
-        how = ("terminated", 143) if is_terminated else ("interrupted", 130)
-        code = _fail(options, *how)
+        code = _fail(options, *(error.args or ("interrupted", 130)))
         if args is None:  # the process is ours: no thread of an SDK's holds it up
             sys.stdout.flush()
             sys.stderr.flush()
@@ -5252,13 +5236,9 @@ def main(args: Sequence[str] | None = None) -> int:
         return _fail(options, str(error), getattr(error, "exit_code", 1))
 
 
-class _Terminated(KeyboardInterrupt):
-    """SIGTERM came, which ends what runs as Ctrl-C does."""
-
-
 @contextmanager
 def _signals() -> Iterator[None]:
-    """Let SIGTERM raise _Terminated; once that or Ctrl-C came, both are ignored.
+    """Let SIGTERM end us as Ctrl-C does; once either came, both are ignored.
 
     What ends then must not be torn by a second one. As process 1 of a container, too,
     we end: there, a signal without a handler does nothing.
@@ -5268,7 +5248,8 @@ def _signals() -> Iterator[None]:
     def stop(number: int, _: object) -> None:
         if handlers:
             handlers.clear()
-            raise _Terminated if number == signal.SIGTERM else KeyboardInterrupt
+            how = ("terminated", 143) if number == signal.SIGTERM else ()
+            raise KeyboardInterrupt(*how)
 
     handlers: dict[signal.Signals, Any] = {}
     with suppress(ValueError):  # in another thread than the main one, there are none
@@ -5283,7 +5264,7 @@ def _signals() -> Iterator[None]:
 
 
 @contextmanager
-def _logging(options: argparse.Namespace) -> Iterator[None]:
+def _logging(options: Namespace) -> Iterator[None]:
     """Let what the core logs be lines on stderr, above what the screen draws."""
     global _set_up_log
     handlers: list[logging.Handler] = []
@@ -5308,7 +5289,7 @@ def _logging(options: argparse.Namespace) -> Iterator[None]:
             _logger().removeHandler(handler)
 
 
-def _fail(options: argparse.Namespace, message: str, code: int) -> int:
+def _fail(options: Namespace, message: str, code: int) -> int:
     message = " ".join(message.split())
     if options.json:
         options.screen.close()
@@ -5318,7 +5299,7 @@ def _fail(options: argparse.Namespace, message: str, code: int) -> int:
     return code
 
 
-def _print(options: argparse.Namespace, document: Any, lines: Iterable[str]) -> int:
+def _print(options: Namespace, document: Any, lines: Iterable[str]) -> int:
     """Print the result of a command, as one JSON document or as lines; return 0."""
     options.screen.close()
     for line in [json.dumps(document, indent=2)] if options.json else lines:
@@ -5354,47 +5335,47 @@ def _get_main_parser(chosen: str | None = None) -> argparse.ArgumentParser:
     parser.add_argument("--version", action=ShowVersion, nargs=0, help=text)
     # without `prog`, argparse would compose a usage for it
     commands = parser.add_subparsers(metavar="COMMAND", required=True, prog=_PROGRAM)
-    for name, one in _COMMANDS.items():
-        text = (one.run.__doc__ or "")[:-1]
-        common["epilog"] = f"example: {_PROGRAM} {name} {one.example}"
-        help_text = text[:1].lower() + text[1:]
-        command = commands.add_parser(
-            name, help=help_text, description=f"{text}.", **common
-        )
+    unset = dict.fromkeys(["endpoint", *map(_name_field, _SETTINGS)])
+    for name, (run, example, arguments) in _COMMANDS.items():
+        about = run.__doc__ or ""
+        common["epilog"] = f"example: {_PROGRAM} {name} {example}"
+        text = about[:1].lower() + about[1:-1]
+        command = commands.add_parser(name, help=text, description=about, **common)
         if chosen in (None, name):
-            command.set_defaults(run=one.run)
-            for argument in f"{one.arguments} -v -q --json".split():
-                names, how = _ARGUMENTS[argument]
-                command.add_argument(*names, **how)
+            command.set_defaults(run=run, bump_major=False, **unset)
+            for key in f"{arguments} -v -q --json".split():
+                _add_argument(command, key)
     return parser
 
 
-def _open_store(options: argparse.Namespace, **settings: Any) -> StorageProvider:
-    names = ("provider", "bucket", "prefix")
-    given = {name: vars(options).get(f"storage_{name}") for name in names}
-    versioning = options.assets_versioning_system
-    how = {"on_progress": options.on_progress, "versioning": versioning}
-    if vars(options).get("endpoint") and "provider" not in settings:
-        how["endpoint_url"] = options.endpoint
-    return StorageProvider(**{**given, **how, **settings})
+def _open_store(options: Namespace, **settings: Any) -> StorageProvider:
+    if options.endpoint and not settings:
+        settings["endpoint_url"] = options.endpoint
+    for name in ("provider", "bucket", "prefix"):
+        settings.setdefault(name, getattr(options, f"storage_{name}"))
+    settings["versioning"] = options.assets_versioning_system
+    return StorageProvider(on_progress=options.on_progress, **settings)
 
 
-def _open_manager(options: argparse.Namespace) -> AssetsManager:
-    given, provider = vars(options).get("storage_provider"), None
-    offline = _is_offline(options)
-    if _find_setting("MODELKIT_STORAGE_PROVIDER", given)[0] and not offline:
+def _open_manager(options: Namespace) -> AssetsManager:
+    provider, offline = None, _is_offline(options)
+    if _find_option(options, "MODELKIT_STORAGE_PROVIDER")[0] and not offline:
         provider = _open_store(options)
     how = (options.on_progress, options.assets_versioning_system, offline)
     return AssetsManager(options.assets_dir, None, provider, *how)
 
 
-def _is_offline(options: argparse.Namespace) -> bool:
+def _find_option(options: Namespace, variable: str) -> tuple[Any, str]:
+    """Return a setting, as an option or its variable gives it, and where it is from."""
+    return _find_setting(variable, getattr(options, _name_field(variable)))
+
+
+def _is_offline(options: Namespace) -> bool:
     variable = "MODELKIT_ASSETS_OFFLINE"
-    given = vars(options).get("assets_offline") or None
-    return _read_boolean(_find_setting(variable, given)[0], variable)
+    return _read_boolean(_find_option(options, variable)[0], variable)
 
 
-def _confirm(options: argparse.Namespace, question: str) -> bool:
+def _confirm(options: Namespace, question: str) -> bool:
     if options.yes or options.dry_run:
         return True
     if not _is_terminal(sys.stdin):
@@ -5404,32 +5385,31 @@ def _confirm(options: argparse.Namespace, question: str) -> bool:
 
 
 _STORE = "--provider --bucket --prefix --endpoint --versioning"
+_BOTH = f"--assets-dir {_STORE}"
 _CONSENT = "--yes --dry-run"
+_REMOVAL = f"{_CONSENT} --assets-dir --versioning"
 
 
 @_command("model.bin nlp/bert --yes", f"PATH NAME --pack --meta {_CONSENT} {_STORE}")
-def _run_new(options: argparse.Namespace) -> int:
+def _run_new(options: Namespace) -> int:
     """Publish a file or folder as a new asset; asks first."""
-    spec = AssetSpec.from_string(options.spec, options.assets_versioning_system)
-    if spec.version or spec.sub_part:
-        reason = "a new asset is given by its NAME alone"
-        raise InvalidAssetSpecError(options.spec, reason)
-    return _publish(options, spec, is_new=True)
+    return _publish(options, True, "a new asset is given by its NAME alone")
 
 
 @_command(
     "model.bin nlp/bert:1 --meta commit=3f2a1c",
     f"PATH NAME[:MAJOR] --bump-major --pack --meta {_CONSENT} {_STORE}",
 )
-def _run_update(options: argparse.Namespace) -> int:
+def _run_update(options: Namespace) -> int:
     """Publish a file or folder as the next version of an asset; asks first."""
+    return _publish(options, False, "an update takes NAME or NAME:MAJOR")
+
+
+def _publish(options: Namespace, is_new: bool, rule: str) -> int:
     spec = AssetSpec.from_string(options.spec, options.assets_versioning_system)
-    if spec.is_version_complete() or spec.sub_part:
-        raise InvalidAssetSpecError(options.spec, "an update takes NAME or NAME:MAJOR")
-    return _publish(options, spec, is_new=False)
-
-
-def _publish(options: argparse.Namespace, spec: AssetSpec, is_new: bool) -> int:
+    is_pinned = spec.version if is_new else spec.is_version_complete()
+    if is_pinned or spec.sub_part:
+        raise InvalidAssetSpecError(options.spec, rule)
     pairs = [one.partition("=") for one in options.meta or ()]
     if not all(key and equals for key, equals, _ in pairs):
         raise ConfigurationError("--meta takes KEY=VALUE, as --meta commit=3f2a1c")
@@ -5440,9 +5420,9 @@ def _publish(options: argparse.Namespace, spec: AssetSpec, is_new: bool) -> int:
         return _fail(options, "declined, nothing was published", 1)
     how: dict[str, Any] = {"dry_run": options.dry_run, "pack": options.pack}
     how["metadata"] = {key: value for key, _, value in pairs}
-    publish: Any = provider.new
     if not is_new:
-        publish, how["bump_major"] = provider.update, options.bump_major
+        how["bump_major"] = options.bump_major
+    publish: Any = provider.new if is_new else provider.update
     with _local_source(options) as path:
         version = publish(path, spec.name, spec.version, **how)
     if options.dry_run and not (options.json or options.quiet):
@@ -5452,13 +5432,10 @@ def _publish(options: argparse.Namespace, spec: AssetSpec, is_new: bool) -> int:
 
 
 def _describe_publication(
-    options: argparse.Namespace,
-    provider: StorageProvider,
-    spec: AssetSpec,
-    is_new: bool,
+    options: Namespace, provider: StorageProvider, spec: AssetSpec, is_new: bool
 ) -> str:
     """Return what is to be published, as which version, and where to."""
-    what, listed, bump_major = options.path, list[str](), False
+    what, listed = options.path, list[str]()
     if not _SOURCE_URL.fullmatch(options.path):
         with _source_errors(what):
             found = [stamp[0] for _, stamp in _walk_source(options.path) if stamp]
@@ -5466,8 +5443,8 @@ def _describe_publication(
     if is_new:
         provider._check_new(spec)
     else:
-        listed, bump_major = provider._require_versions(spec), options.bump_major
-    version = _choose_next_version(spec, listed, bump_major)
+        listed = provider._require_versions(spec)
+    version = _choose_next_version(spec, listed, options.bump_major)
     # a date is that of the publication
     version = "NOW" if _DATE.fullmatch(version) else version
     where = provider.driver.get_object_uri(provider.prefix)
@@ -5475,7 +5452,7 @@ def _describe_publication(
 
 
 @contextmanager
-def _local_source(options: argparse.Namespace) -> Iterator[str]:
+def _local_source(options: Namespace) -> Iterator[str]:
     """Yield the path of what is to be published; what a URL names is fetched first."""
     import tempfile
 
@@ -5493,36 +5470,42 @@ def _local_source(options: argparse.Namespace) -> Iterator[str]:
         yield path
 
 
-@_command("'nlp/*' --long", f"GLOB --local --long --assets-dir {_STORE}")
-def _run_list(options: argparse.Namespace) -> int:
+@_command("'nlp/*' --long", f"GLOB --local --long {_BOTH}")
+def _run_list(options: Namespace) -> int:
     """List the store's assets and versions."""
     from fnmatch import fnmatchcase
 
-    glob = options.glob or "*"
+    is_wanted = partial(fnmatchcase, pat=options.glob or "*")
     if options.local:
-        manager = _open_manager(options)
-        copies = [
-            one for one in manager.iterate_copies() if fnmatchcase(one.name, glob)
-        ]
-        if not copies:
-            _say(f"no such copies in {manager.assets_dir!r}")
-        if leftovers := _measure_leftovers(manager._cache):
-            size = _show_size(leftovers)
-            _say(f"interrupted downloads left {size} in .cache: `prune` deletes it")
-        document, lines = _describe_copies(copies)
-        return _print(options, document, lines)
+        return _list_copies(options, is_wanted)
     provider = _open_store(options)
     assets = provider.iterate_assets()
-    found = {name: versions for name, versions in assets if fnmatchcase(name, glob)}
+    found = {name: versions for name, versions in assets if is_wanted(name)}
     if not found:
         _say(f"no such assets below {provider.driver.get_object_uri(provider.prefix)}")
+    pairs = [(name, version) for name in found for version in found[name]]
     if options.long:
-        return _print(options, *_describe_versions(provider, found))
+        return _print(options, *_describe_versions(provider, pairs))
     width = max(map(len, found), default=0)
     room = _get_width(sys.stdout) - width - 2 if _is_terminal(sys.stdout) else None
     lines = [f"{name:{width}}  {_fit_versions(found[name], room)}" for name in found]
-    document = [{"name": name, "version": one} for name in found for one in found[name]]
+    document = [{"name": name, "version": version} for name, version in pairs]
     return _print(options, document, lines)
+
+
+def _list_copies(options: Namespace, is_wanted: Callable[[str], bool]) -> int:
+    manager, rows = _open_manager(options), []
+    copies = [copy for copy in manager.iterate_copies() if is_wanted(copy.name)]
+    for copy in copies:
+        extent = "in part" if copy.is_partial else "whole"
+        spec, date = f"{copy.name}:{copy.version}", _show_date(copy.date)
+        rows.append((spec, date, copy.size, extent))
+    if not copies:
+        _say(f"no such copies in {manager.assets_dir!r}")
+    if leftovers := _measure_leftovers(manager._cache):
+        size = _show_size(leftovers)
+        _say(f"interrupted downloads left {size} in .cache: `prune` deletes it")
+    return _print(options, [copy._asdict() for copy in copies], _align(rows))
 
 
 def _fit_versions(versions: Sequence[str], room: int | None) -> str:
@@ -5538,114 +5521,87 @@ def _fit_versions(versions: Sequence[str], room: int | None) -> str:
 
 
 def _describe_versions(
-    provider: StorageProvider, found: dict[str, list[str]]
+    provider: StorageProvider, pairs: Sequence[tuple[str, str]]
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """Return the document and the lines of a long list."""
-    pairs = [(name, version) for name in found for version in found[name]]
     document, rows = [], []
-    about: dict[str, Any]
     for (name, version), manifest in zip(pairs, provider._read_manifests(pairs)):
-        about = dict.fromkeys(("push_date", "size", "files", "pushed_by"))
+        told, size, files = dict[str, Any](), None, None
         if manifest:
-            about = {key: manifest.document.get(key) for key in about}
-            about.update(size=manifest.size, files=len(manifest.files))
-        metadata = manifest.metadata if manifest else {}
-        document.append(
-            {"name": name, "version": version, **about, "metadata": metadata}
-        )
-        date, size, files, pushed_by = about.values()
+            told, size, files = manifest.document, manifest.size, len(manifest.files)
+        date, pushed_by = told.get("push_date"), told.get("pushed_by")
+        about = {"name": name, "version": version, "push_date": date, "size": size}
+        about |= {"files": files, "pushed_by": pushed_by}
+        document.append({**about, "metadata": manifest.metadata if manifest else {}})
         count = "-" if files is None else _count(files, "file")
         rows.append((f"{name}:{version}", _show_date(date), size, count, pushed_by))
     return document, _align(rows)
 
 
-def _describe_copies(copies: list[LocalCopy]) -> tuple[list[dict[str, Any]], list[str]]:
-    rows = []
-    for one in copies:
-        extent = "in part" if one.is_partial else "whole"
-        rows.append(
-            (f"{one.name}:{one.version}", _show_date(one.date), one.size, extent)
-        )
-    return [one._asdict() for one in copies], _align(rows)
-
-
 @_command(
     "nlp/bert:1 'nlp/bert:1.0[vocab.txt]'",
-    f"[SPECS] -r --to --download --offline --assets-dir {_STORE}",
+    f"[SPECS] -r --to --download --offline {_BOTH}",
 )
-def _run_fetch(options: argparse.Namespace) -> int:
+def _run_fetch(options: Namespace) -> int:
     """Print the local path of each asset, downloaded if need be."""
-    specs, found = _read_specs(options), dict[int, dict[str, Any]]()
-    if options.to and len(specs) > 1:
-        raise ConfigurationError("--to takes one SPEC")
-    together = _Together(options.on_progress, len(specs))
+    specs, job = _read_specs(options), _Job(1)
     if len(specs) > 1:
-        options.on_progress = together
-    manager = _open_manager(options)
+        if options.to:
+            raise ConfigurationError("--to takes one SPEC")
+        options.on_progress = _sum_up(options.on_progress, len(specs), job)
+    manager, found = _open_manager(options), list[dict[str, Any]]([{}] * len(specs))
+    provider = manager.storage_provider
 
     def fetch(index: int) -> None:
         text, where = specs[index]
-        force = options.download or None
-        with _telling_where(where), _suggesting(manager):
-            info = manager.fetch_asset(text, True, force, to=options.to or None)
+        force, to = options.download or None, options.to or None
+        with _explaining(manager, where):
+            info = manager.fetch_asset(text, True, force, to=to)
         about = {"spec": text, "path": os.path.abspath(info["path"])}
         shown = {"version": info["version"], "from_cache": info["from_cache"]}
         found[index] = {**about, **shown}
 
     try:
-        together.run(fetch, manager.storage_provider)
+        if provider and len(specs) > 1:
+            # at most as many requests run at once as one fetch would have
+            provider._contact.slots = threading.Semaphore(provider.workers)
+            job.workers = provider.workers
+            job.run(fetch, range(len(specs)))
+        else:
+            for index in range(len(specs)):
+                fetch(index)
     finally:  # also those that came before the one that failed
-        missing = (index for index in range(len(specs)) if index not in found)
-        documents = [found[index] for index in range(next(missing, len(specs)))]
+        documents = list(takewhile(bool, found))
         options.screen.close()
         for one in () if options.json else documents:
             print(one["path"], flush=True)
     return _print(options, documents, [])
 
 
-class _Together:
-    """Several fetches side by side, whose progress is told as that of one."""
+def _sum_up(listener: OnProgress | None, number: int, job: _Job) -> OnProgress:
+    """Return what is told the progress of each of several assets, and tells their sum.
 
-    def __init__(self, listener: OnProgress | None, number: int) -> None:
-        self._listener, self._number = listener, number
-        self._job, self._telling = _Job(1), threading.Lock()
-        self._latest: dict[tuple[str, int, int], Progress] = {}
+    What it raises, where the job is to stop, stops each.
+    """
+    telling, latest = threading.Lock(), dict[tuple[str, int, int], Progress]()
 
-    def run(
-        self, fetch: Callable[[int], None], provider: StorageProvider | None
-    ) -> None:
-        """Call fetch(index) for each, several at once where there is a store.
+    def tell(progress: Progress) -> None:
+        job.beat()
+        with telling:
+            latest[progress.asset, progress.size, progress.files] = progress
+            sums = map(sum, zip(*(one[2:] for one in latest.values())))
+            if listener:
+                listener(Progress("downloading", _count(number, "asset"), *sums))
 
-        They share the store's workers, so that no more requests run at once than one
-        fetch would have. The first error stops the others.
-        """
-        if provider and self._number > 1:
-            provider._contact.slots = threading.Semaphore(provider.workers)
-            self._job.workers = provider.workers
-            self._job.run(fetch, range(self._number))
-            return
-        for index in range(self._number):
-            fetch(index)
-
-    def __call__(self, progress: Progress) -> None:
-        """Take the progress of one; what this raises stops it."""
-        self._job.beat()
-        with self._telling:
-            self._latest[progress.asset, progress.size, progress.files] = progress
-            sums = zip(*(one[2:] for one in self._latest.values()))
-            about = ("downloading", _count(self._number, "asset"))
-            if self._listener:
-                self._listener(Progress(*about, *map(sum, sums)))
+    return tell
 
 
-@_command(
-    "-r assets.txt -o assets.lock", f"[SPECS] -r -o --offline --assets-dir {_STORE}"
-)
-def _run_resolve(options: argparse.Namespace) -> int:
+@_command("-r assets.txt -o assets.lock", f"[SPECS] -r -o --offline {_BOTH}")
+def _run_resolve(options: Namespace) -> int:
     """Print each spec pinned to the version that it means now."""
     specs, manager, pinned = _read_specs(options), _open_manager(options), []
     for text, where in specs:
-        with _telling_where(where), _suggesting(manager):
+        with _explaining(manager, where):
             pinned.append(str(manager.resolve(text)))
     if options.output:
         _write_whole(options.output, "".join(f"{one}\n" for one in pinned))
@@ -5663,93 +5619,83 @@ def _write_whole(path: str, text: str) -> None:
             if not is_special:
                 file.flush()
                 os.fsync(file.fileno())
-                with suppress(FileNotFoundError):
-                    os.chmod(staged, stat.S_IMODE(os.stat(target).st_mode))
-                os.replace(staged, target)
+        if not is_special:
+            with suppress(FileNotFoundError):
+                os.chmod(staged, stat.S_IMODE(os.stat(target).st_mode))
+            os.replace(staged, target)
     except OSError as error:
         with suppress(OSError):
             os.unlink(staged)
         raise ConfigurationError(f"cannot write {path!r}: {error.strerror}") from error
 
 
-def _read_specs(options: argparse.Namespace) -> list[tuple[str, str]]:
+def _read_specs(options: Namespace) -> list[tuple[str, str]]:
     """Return the specs that are given, and where those of a file stand in it."""
-    specs = [(text, "") for text in options.specs]
-    if not specs and not options.r:
+    specs, path = [(text, "") for text in options.specs], options.r
+    if not specs and not path:
         raise InvalidAssetSpecError("", "give a SPEC, or a file of them with -r")
-    if options.r:
-        shown = "standard input" if options.r == "-" else repr(options.r)
-        found = [
-            (text, f"{shown}, line {number}, {text!r}")
-            for number, line in enumerate(_read_lines(options.r, shown), 1)
-            if (text := re.split(r"(?:^|\s)#", line)[0].strip())
-        ]
-        if not found:
-            raise ConfigurationError(f"there is no spec in {shown}")
-        specs += found
-    return specs
-
-
-def _read_lines(path: str, shown: str) -> list[str]:
+    if not path:
+        return specs
+    shown = "standard input" if path == "-" else repr(path)
     try:
-        is_stdin = path == "-"
         # not sys.stdin, which has an encoding of its own
-        source = 0 if is_stdin else path
-        with open(source, encoding="utf-8-sig", closefd=not is_stdin) as file:
-            return file.readlines()
+        source = 0 if path == "-" else path
+        with open(source, encoding="utf-8-sig", closefd=source != 0) as file:
+            lines = file.readlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"cannot read {shown}: {error}") from error
-
-
-class _SpecError(ModelkitAssetsError):
-    """Another error, and where the spec stands that it is about."""
-
-    _text = "{where}: {message}"
-    _facts = {"where": "", "message": ""}
+    found = [
+        (text, f"{shown}, line {number}, {text!r}")
+        for number, line in enumerate(lines, 1)
+        if (text := re.split(r"(?:^|\s)#", line)[0].strip())
+    ]
+    if not found:
+        raise ConfigurationError(f"there is no spec in {shown}")
+    return specs + found
 
 
 @contextmanager
-def _telling_where(where: str) -> Iterator[None]:
-    """Add to an error where its spec stands, if that is in a file."""
+def _explaining(manager: AssetsManager, where: str = "") -> Iterator[None]:
+    """Add to an error where its spec stands, and which asset may be meant."""
     try:
         yield
     except ModelkitAssetsError as error:
-        if not where:
+        told = _suggest(manager, error)
+        if where:
+            told = ModelkitAssetsError(f"{where}: {told}")
+            told.exit_code = error.exit_code
+        if told is error:
             raise
-        located = _SpecError(where, str(error))
-        located.exit_code = error.exit_code
-        raise located from error
+        raise told from error
 
 
-@contextmanager
-def _suggesting(manager: AssetsManager) -> Iterator[None]:
-    """Add to an error about an asset that is not there which one may be meant."""
-    try:
-        yield
-    except (AssetDoesNotExistError, LocalAssetDoesNotExistError) as error:
-        from difflib import get_close_matches
+def _suggest(manager: AssetsManager, error: ModelkitAssetsError) -> ModelkitAssetsError:
+    """Return an error, or where it is about an unknown asset, one that names others."""
+    about, names = vars(error), list[str]()
+    if not isinstance(error, (AssetDoesNotExistError, LocalAssetDoesNotExistError)):
+        return error
+    from difflib import get_close_matches
 
-        about, names = vars(error), list[str]()
-        if manager.storage_provider is None:
-            names = [name for name, _ in manager._cache.iterate_copies()]
-        else:
-            with suppress(ModelkitAssetsError):  # it is but a hint
-                names = manager.storage_provider._peek_names(timeout_s=0)
-        # one that is known lacks a version, or a part
-        is_known = about["name"] in names or "[" in about["name"]
-        near = [] if is_known else get_close_matches(about["name"], names, cutoff=0.5)
-        if not near:
-            raise
-        hint = about.get("hint", "it is not in the assets dir")
-        hint += f"; is it {' or '.join(map(repr, near))}?"
-        raise AssetDoesNotExistError(about["name"], about["version"], hint) from error
+    if manager.storage_provider is None:
+        names = [name for name, _ in manager._cache.iterate_copies()]
+    else:
+        with suppress(ModelkitAssetsError):  # it is but a hint
+            names = manager.storage_provider._peek_names(timeout_s=0)
+    # one that is known lacks a version, or a part
+    is_known = about["name"] in names or "[" in about["name"]
+    near = [] if is_known else get_close_matches(about["name"], names, cutoff=0.5)
+    if not near:
+        return error
+    hint = about.get("hint", "it is not in the assets dir")
+    hint += f"; is it {' or '.join(map(repr, near))}?"
+    return AssetDoesNotExistError(about["name"], about["version"], hint)
 
 
-@_command("nlp/bert:1", f"SPEC --offline --assets-dir {_STORE}")
-def _run_info(options: argparse.Namespace) -> int:
+@_command("nlp/bert:1", f"SPEC --offline {_BOTH}")
+def _run_info(options: Namespace) -> int:
     """Show a version's manifest and where it is."""
     manager = _open_manager(options)
-    with _suggesting(manager):
+    with _explaining(manager):
         spec = manager.resolve(options.spec)
         _require_part(spec, not spec.sub_part)
         path, manifest = _find_copy(manager, spec)
@@ -5790,8 +5736,8 @@ def _find_copy(
     return (path if is_cached else None), manifest
 
 
-@_command("nlp/bert:0.1", f"[SPECS] --offline --assets-dir {_STORE}")
-def _run_verify(options: argparse.Namespace) -> int:
+@_command("nlp/bert:0.1", f"[SPECS] --offline {_BOTH}")
+def _run_verify(options: Namespace) -> int:
     """Check local copies, by default all, against what was published."""
     manager, code, document = _open_manager(options), 0, []
     for spec in _find_copies(manager, options.specs):
@@ -5813,33 +5759,27 @@ def _run_verify(options: argparse.Namespace) -> int:
 
 def _find_copies(manager: AssetsManager, texts: Sequence[str]) -> Iterator[AssetSpec]:
     """Yield what is to be verified: where there is no version, all local copies."""
-    make_spec = manager._cache.make_spec
-    found = manager.iterate_copies()
-    copies = [make_spec(copy.name, version=copy.version) for copy in found]
-    yield from () if texts else copies
-    for spec in map(manager._read_spec, texts):
-        same = [copy.version for copy in copies if copy.name == spec.name]
-        if spec.version or not same:
-            with _suggesting(manager):
+    cache = manager._cache
+    copies = dict(cache.iterate_copies())
+    for spec in map(manager._read_spec, texts or copies):
+        versions = [] if spec.version else copies.get(spec.name, [])
+        for one in versions:
+            yield cache.make_spec(spec.name, version=one, sub_part=spec.sub_part)
+        if not versions:
+            with _explaining(manager):
                 yield manager.resolve(spec)
-            continue
-        for version in same:
-            yield make_spec(spec.name, version=version, sub_part=spec.sub_part)
 
 
-@_command("nlp/bert:0.1", f"SPECS {_CONSENT} --assets-dir --versioning")
-def _run_remove(options: argparse.Namespace) -> int:
+@_command("nlp/bert:0.1", f"SPECS {_REMOVAL}")
+def _run_remove(options: Namespace) -> int:
     """Delete local copies: of a version, or all of an asset; asks first."""
     manager = _open_manager(options)
     specs = [one for text in options.specs for one in manager.remove(text, True)]
-    return _remove(options, manager, list(dict.fromkeys(specs)))
+    return _remove(options, manager, list(dict.fromkeys(specs)), 0)
 
 
-@_command(
-    "--keep 2 --max-size 50GB",
-    f"--keep --max-size {_CONSENT} --assets-dir --versioning",
-)
-def _run_prune(options: argparse.Namespace) -> int:
+@_command("--keep 2 --max-size 50GB", f"--keep --max-size {_REMOVAL}")
+def _run_prune(options: Namespace) -> int:
     """Delete local copies, and what interrupted downloads left; asks first."""
     manager, max_size = _open_manager(options), None
     if options.max_size is not None:
@@ -5853,10 +5793,7 @@ def _run_prune(options: argparse.Namespace) -> int:
 
 
 def _remove(
-    options: argparse.Namespace,
-    manager: AssetsManager,
-    specs: list[AssetSpec],
-    leftovers: int = 0,
+    options: Namespace, manager: AssetsManager, specs: list[AssetSpec], leftovers: int
 ) -> int:
     names = [str(spec) for spec in specs]
     number = _count(len(names), "local copy", "local copies")
@@ -5890,82 +5827,73 @@ def _read_size(text: str) -> int:
 _DOCTOR_TIMEOUT_S = 2.0  # for which failures are retried
 
 
-@_command("--provider s3 --bucket models --write", f"--write --assets-dir {_STORE}")
-def _run_doctor(options: argparse.Namespace) -> int:
+@_command("--provider s3 --bucket models --write", f"--write {_BOTH}")
+def _run_doctor(options: Namespace) -> int:
     """Show the settings, and check that store and assets dir can be used."""
-    checks: list[dict[str, Any]] = []
+    checks, options.store = list[dict[str, Any]](), None
 
-    def check(name: str, examine: Callable[..., str], *about: Any) -> bool:
-        state, code = "ok", 0
+    def check(name: str, examine: Callable[[Namespace], str]) -> bool:
+        code = 0
         try:
-            detail = examine(*about)
+            detail = examine(options)
         except (ModelkitAssetsError, OSError) as error:
-            state, detail = "failed", str(error)
-            code = getattr(error, "exit_code", 1)
+            detail, code = str(error), getattr(error, "exit_code", 1)
+        state = "failed" if code else "ok"
         checks.append({"check": name, "state": state, "detail": detail, "code": code})
         return not code
 
-    opened: list[StorageProvider] = []
-    check("versioning", _check_versioning, options)
-    if check("provider", _check_provider, options, opened) and opened:
-        is_well = check("read", _check_reading, opened[0])
-        if is_well and options.write:
-            check("write", _check_writing, opened[0])
-    check("assets dir", _check_assets_dir, options, opened)
-    settings = list(_describe_settings(options))
-    lines = [*_align([tuple(one.values()) for one in settings]), ""]
-    lines += [f"{one['state']:6}  {one['check']}: {one['detail']}" for one in checks]
-    _print(options, {"settings": settings, "checks": checks}, lines)
+    check("versioning", _check_versioning)
+    check("provider", _check_provider)
+    if options.store and check("read", _check_reading) and options.write:
+        check("write", _check_writing)
+    check("assets dir", _check_assets_dir)
+    rows = list(_describe_settings(options))
+    settings = [dict(zip(("setting", "value", "from"), row)) for row in rows]
+    lines = [f"{one['state']:6}  {one['check']}: {one['detail']}" for one in checks]
+    document = {"settings": settings, "checks": checks}
+    _print(options, document, [*_align(rows), "", *lines])
     return next((one["code"] for one in checks if one["code"]), 0)
 
 
-def _describe_settings(options: argparse.Namespace) -> Iterator[dict[str, str]]:
+def _describe_settings(options: Namespace) -> Iterator[tuple[str, str, str]]:
     """Yield each setting, its value unless that is a secret, and where it is from."""
-    provider: Any = "local"
     for variable in _SETTINGS:
-        value, source = _find_setting(
-            variable, vars(options).get(_name_field(variable))
-        )
-        if variable == "MODELKIT_STORAGE_PROVIDER":
-            provider = value or provider
+        value, source = _find_option(options, variable)
         # a URL's password, and what follows its ?, which may be a signature
         shown = re.sub("(?s)//.*@", "//***@", str(value or "-"))
-        shown = re.sub(r"(?s)(://.*\?).*", r"\1***", shown)
-        yield {"setting": variable, "value": shown, "from": source}
+        yield variable, re.sub(r"(?s)(://.*\?).*", r"\1***", shown), source
+    provider = _find_option(options, "MODELKIT_STORAGE_PROVIDER")[0] or "local"
     with suppress(ModelkitAssetsError):
         for variable, (_, is_secret) in _load_driver(provider).variables.items():
             value = os.environ.get(variable)
             shown = "***" if is_secret and value else value or "-"
             # of a URL that has a password, or of JSON in place of the path of its file
             shown = re.sub("(?s).*@|.*{.*", "***", shown)
-            source = "environment" if value else "not set"
-            yield {"setting": variable, "value": shown, "from": source}
+            yield variable, shown, "environment" if value else "not set"
 
 
-def _check_versioning(options: argparse.Namespace) -> str:
+def _check_versioning(options: Namespace) -> str:
     system = _find_versioning_system(options.assets_versioning_system)
     return f"{system.__name__} is used" if system else "inferred from the versions"
 
 
-def _check_provider(options: argparse.Namespace, opened: list[StorageProvider]) -> str:
-    given = options.storage_provider
+def _check_provider(options: Namespace) -> str:
     if _is_offline(options):
         return "not asked, as MODELKIT_ASSETS_OFFLINE is set"
-    if not (options.write or _find_setting("MODELKIT_STORAGE_PROVIDER", given)[0]):
+    if not (options.write or _find_option(options, "MODELKIT_STORAGE_PROVIDER")[0]):
         _Settings.resolve()  # one that is wrong would fail each fetch
         return "none: pre-downloaded mode, only what is cached is served"
-    provider = _open_store(options)
+    options.store = provider = _open_store(options)
     provider.timeout = min(provider.timeout, _DOCTOR_TIMEOUT_S)
-    opened.append(provider)
     package = provider.driver.package
     return provider.provider + (f", through {package}" if package else "")
 
 
-def _check_reading(provider: StorageProvider) -> str:
+def _check_reading(options: Namespace) -> str:
+    provider: StorageProvider = options.store
     where = provider.driver.get_object_uri(provider.prefix)
 
     def ask(driver: _RetryingDriver) -> str:
-        found = "is empty"
         try:
             found_first = driver.iterate_objects(provider.prefix, 1)
         except UnsupportedOperationError:
@@ -5974,14 +5902,15 @@ def _check_reading(provider: StorageProvider) -> str:
             return f"{where} is only read and not listed, and its server answers"
         for first, _, _ in found_first:
             next(driver.iterate_bytes(first, 0, 1), None)
-            found = f"{first!r} read"
-        return f"{where} can be listed, and {found}"
+            return f"{where} can be listed, and {first!r} read"
+        return f"{where} can be listed, and is empty"
 
     return provider._start_job().run(ask, [provider._connect()])[0]
 
 
-def _check_writing(provider: StorageProvider) -> str:
+def _check_writing(options: Namespace) -> str:
     """Write an object under each condition, and delete it."""
+    provider: StorageProvider = options.store
     name = f"{provider.prefix}/modelkit-assets-probe-{_make_token()}"
     driver = provider._connect()
 
@@ -6014,23 +5943,20 @@ def _check_writing(provider: StorageProvider) -> str:
     return "objects can be created and replaced, and conditional writes are honoured"
 
 
-def _check_assets_dir(
-    options: argparse.Namespace, opened: list[StorageProvider]
-) -> str:
+def _check_assets_dir(options: Namespace) -> str:
     import shutil
     import tempfile
 
-    folder, _ = _find_setting("MODELKIT_ASSETS_DIR", options.assets_dir)
-    folder = os.path.abspath(folder or os.getcwd())
+    folder = os.path.abspath(_find_option(options, "MODELKIT_ASSETS_DIR")[0] or ".")
     _Cache(folder, 0).require_assets_dir()
-    for provider in opened:
-        _check_apart(folder, provider)
+    if options.store:
+        _check_apart(folder, options.store)
     os.listdir(folder)
     try:
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(b"1")
     except OSError as error:
-        if not opened:
+        if not options.store:
             reason = f"({error.strerror}), as pre-downloaded mode may find it"
             return f"{folder!r} cannot be written {reason}"
         raise AssetsDirError(folder, error.strerror) from error
@@ -6038,80 +5964,67 @@ def _check_assets_dir(
     return f"{folder!r} can be written, {free} are free"
 
 
-def _flag(text: str, *names: str) -> Any:
-    return names, {"action": "store_true", "help": text}
+def _add_argument(command: argparse.ArgumentParser, key: str) -> None:
+    usage, text, *more = _ARGUMENTS[key]
+    names, how = usage.split(), dict(*more)
+    if names[-1][0] == "-":
+        how["action"] = "store_true"
+    else:
+        how["metavar"] = names.pop()
+    if variable := _VARIABLES.get(key):
+        how["dest"], text = _name_field(variable), f"{text} ({variable})"
+    command.add_argument(*names, help=text, **how)
 
 
-def _value(metavar: str, text: str, *names: str, **more: Any) -> Any:
-    return names, {"metavar": metavar, "help": text, **more}
-
-
-def _setting(metavar: str, text: str, variable: str, *names: str) -> Any:
-    """Return an option that beats a setting's variable."""
-    how = {"metavar": metavar, "dest": _name_field(variable)}
-    return names, {"help": f"{text} ({variable})", **how}
-
-
-_SYSTEMS = "major_minor, simple_date or package.module:Class"
-_ARGUMENTS = {
-    "PATH": _value("PATH", "to publish: a path, or s3://, gs://, az://B/KEY", "path"),
-    "NAME": _value("NAME", "asset to publish it as", "spec"),
-    "NAME[:MAJOR]": _value("NAME[:MAJOR]", "asset to publish it as", "spec"),
-    "GLOB": _value("GLOB", "as 'nlp/*'; without it, all", "glob", nargs="?"),
-    "SPEC": _value("SPEC", "name[:version]", "spec"),
-    "SPECS": _value("SPEC", "name[:version]", "specs", nargs="+"),
-    "[SPECS]": _value("SPEC", "name[:version][[part]]", "specs", nargs="*"),
-    "-r": _value(
-        "FILE", "read specs from it, one a line; # begins a comment; - is stdin", "-r"
-    ),
-    "-o": _value("FILE", "write there, whole or not at all", "-o", "--output"),
-    "--to": _value("DIR", "put the content there instead, as your own", "--to"),
-    "--pack": _flag("make one object of a folder, a tar", "--pack"),
-    "--bump-major": _flag("publish the first version of a new major", "--bump-major"),
-    "--meta": _value(
-        "KEY=VALUE",
+# each argument's names, then what stands for its value, which a flag has not; its help;
+# and what else `add_argument` is to know
+_ARGUMENTS: dict[str, tuple[Any, ...]] = {
+    "PATH": ("path PATH", "to publish: a path, or s3://, gs://, az://B/KEY"),
+    "NAME": ("spec NAME", "asset to publish it as"),
+    "NAME[:MAJOR]": ("spec NAME[:MAJOR]", "asset to publish it as"),
+    "GLOB": ("glob GLOB", "as 'nlp/*'; without it, all", {"nargs": "?"}),
+    "SPEC": ("spec SPEC", "name[:version]"),
+    "SPECS": ("specs SPEC", "name[:version]", {"nargs": "+"}),
+    "[SPECS]": ("specs SPEC", "name[:version][[part]]", {"nargs": "*"}),
+    "-r": ("-r FILE", "read specs from it, one a line; # begins a comment; - is stdin"),
+    "-o": ("-o --output FILE", "write there, whole or not at all"),
+    "--to": ("--to DIR", "put the content there instead, as your own"),
+    "--pack": ("--pack", "make one object of a folder, a tar"),
+    "--bump-major": ("--bump-major", "publish the first version of a new major"),
+    "--meta": (
+        "--meta KEY=VALUE",
         "say so of the version; any number of times",
-        "--meta",
-        action="append",
+        {"action": "append"},
     ),
-    "--yes": _flag("do not ask", "-y", "--yes"),
-    "--dry-run": _flag("say what would be done, and change nothing", "--dry-run"),
-    "--local": _flag("list the local copies, with size and date", "--local"),
-    "--long": _flag("a line for each version: date, size, files", "-l", "--long"),
-    "--download": _flag("download again what is cached", "--download"),
-    "--keep": _value("N", "keep so many versions of each", "--keep", type=int),
-    "--max-size": _value("SIZE", "keep at most so much, as 50GB", "--max-size"),
-    "--write": _flag("publish a probe too, which is deleted again", "--write"),
-    "--offline": (
-        ("--offline",),
-        {
-            "action": "store_true",
-            "dest": "assets_offline",
-            "help": "serve only what is cached (MODELKIT_ASSETS_OFFLINE)",
-        },
+    "--yes": ("-y --yes", "do not ask"),
+    "--dry-run": ("--dry-run", "say what would be done, and change nothing"),
+    "--local": ("--local", "list the local copies, with size and date"),
+    "--long": ("-l --long", "a line for each version: date, size, files"),
+    "--download": ("--download", "download again what is cached"),
+    "--keep": ("--keep N", "keep so many versions of each", {"type": int}),
+    "--max-size": ("--max-size SIZE", "keep at most so much, as 50GB"),
+    "--write": ("--write", "publish a probe too, which is deleted again"),
+    "--offline": ("--offline", "serve only what is cached"),
+    "--endpoint": ("--endpoint URL", "of an S3 that is not AWS (S3_ENDPOINT)"),
+    "--assets-dir": ("--assets-dir DIR", "folder of the local copies"),
+    "--provider": ("--provider NAME", "s3, gcs, az, http, local or another"),
+    "--bucket": ("--bucket BUCKET", "bucket, container, URL or folder"),
+    "--prefix": ("--prefix --storage-prefix PREFIX", "what object names begin with"),
+    "--versioning": (
+        "--versioning SYSTEM",
+        "major_minor, simple_date or package.module:Class",
     ),
-    "--endpoint": _value("URL", "of an S3 that is not AWS (S3_ENDPOINT)", "--endpoint"),
-    "--assets-dir": _setting(
-        "DIR", "folder of the local copies", "MODELKIT_ASSETS_DIR", "--assets-dir"
-    ),
-    "--provider": _setting(
-        *("NAME", "s3, gcs, az, http, local or another", "MODELKIT_STORAGE_PROVIDER"),
-        "--provider",
-    ),
-    "--bucket": _setting(
-        *("BUCKET", "bucket, container, URL or folder", "MODELKIT_STORAGE_BUCKET"),
-        "--bucket",
-    ),
-    "--prefix": _setting(
-        *("PREFIX", "what object names begin with", "MODELKIT_STORAGE_PREFIX"),
-        *("--prefix", "--storage-prefix"),
-    ),
-    "--versioning": _setting(
-        "SYSTEM", _SYSTEMS, "MODELKIT_ASSETS_VERSIONING_SYSTEM", "--versioning"
-    ),
-    "-v": _flag("say more", "-v", "--verbose"),
-    "-q": _flag("say less", "-q", "--quiet"),
-    "--json": _flag("print one JSON document", "--json"),
+    "-v": ("-v --verbose", "say more"),
+    "-q": ("-q --quiet", "say less"),
+    "--json": ("--json", "print one JSON document"),
+}
+_VARIABLES = {  # of options that beat a setting
+    "--assets-dir": "MODELKIT_ASSETS_DIR",
+    "--offline": "MODELKIT_ASSETS_OFFLINE",
+    "--provider": "MODELKIT_STORAGE_PROVIDER",
+    "--bucket": "MODELKIT_STORAGE_BUCKET",
+    "--prefix": "MODELKIT_STORAGE_PREFIX",
+    "--versioning": "MODELKIT_ASSETS_VERSIONING_SYSTEM",
 }
 
 

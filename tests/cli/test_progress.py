@@ -385,6 +385,7 @@ def test_a_warning_in_the_middle_wipes_it_off_and_it_comes_again(is_closed):
     mine, theirs = pty.openpty()
     with os.fdopen(theirs, "w") as stream, pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "stderr", stream)
+        patch.setenv("TERM", "xterm")
         patch.setattr(ma, "_PATIENCE_S", 0)
         patch.setattr(ma, "_REDRAW_S", 0)
         screen = ma._Screen()
@@ -413,7 +414,7 @@ def test_where_nothing_is_drawn_long_work_says_how_far_it_is(capsys, monkeypatch
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     for now[0] in range(26):
         progress = ma.Progress("downloading", "nlp/bert:0.1", 42, 100, 0, 1)
-        screen.tell(progress._replace(done=4 * int(now[0])))
+        screen.show(progress._replace(done=4 * int(now[0])))
     said = "modelkit_assets: downloading nlp/bert:0.1"
     lines = [f"{said}  40 %  40 B of 100 B", f"{said}  80 %  80 B of 100 B"]
     assert capsys.readouterr().err.splitlines() == lines

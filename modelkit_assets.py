@@ -79,6 +79,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence, Sized
     from contextlib import AbstractContextManager
     from datetime import datetime
+    from queue import SimpleQueue
     from typing import IO, Callable, Literal, NoReturn, Union
 
     StrPath = Union[str, os.PathLike[str]]
@@ -2007,26 +2008,26 @@ class _Job:
     def _run_threads(
         self, work: Callable[[], None], number: int, results: Sized
     ) -> None:
+        from queue import Empty, SimpleQueue
+
         # not Thread.join: where that is interrupted, Python 3.9 to 3.12 take the thread
-        # for ended, and the next one does not wait: https://bugs.python.org/issue45274
-        ended, left, more = threading.Semaphore(0), 0, min(number, 1)
+        # for ended, and the next one does not wait: https://bugs.python.org/issue45274.
+        # Nor a semaphore, which an interrupt may leave locked for ever, as it is not C
+        ended: SimpleQueue[None] = SimpleQueue()
+        left, more = 0, min(number, 1)
 
         def run() -> None:
             try:
                 work()
             finally:
-                ended.release()
+                ended.put(None)
 
         self._moved_at = time.monotonic()
         try:
             while more or left:
                 number -= more
-                with suppress(RuntimeError):  # no more are to be had: fewer do
-                    for _ in range(more):
-                        # a daemon: an upload, which nothing can stop, must not hold up
-                        # an interrupt
-                        threading.Thread(target=run, daemon=True).start()
-                        left += 1
+                for _ in range(more):
+                    left += _start_thread(run)
                 if not left:
                     work()
                     break
@@ -2038,17 +2039,36 @@ class _Job:
         except BaseException:
             self._stop.set()
             deadline = time.monotonic() + _STOP_GRACE_S
-            while left and ended.acquire(timeout=max(0.0, deadline - time.monotonic())):
-                left -= 1
+            with suppress(Empty):
+                for _ in range(left):
+                    ended.get(timeout=max(0.0, deadline - time.monotonic()))
             raise
 
-    def _wait_for(self, ended: threading.Semaphore, at_most_s: float) -> bool:
+    def _wait_for(self, ended: SimpleQueue[None], at_most_s: float) -> bool:
         """Tell whether a thread ended; StorageUnavailableError where nothing moves."""
+        from queue import Empty
+
         left = self._moved_at + self.patience_s - time.monotonic()
         if left <= 0:
             about = (self._progress.asset, self.patience_s, "nothing comes")
             raise StorageUnavailableError(*about)
-        return ended.acquire(timeout=min(left, at_most_s))
+        with suppress(Empty):
+            ended.get(timeout=min(left, at_most_s))
+            return True
+        return False
+
+
+def _start_thread(run: Callable[[], None]) -> bool:
+    """Tell whether a thread could be begun: where no more are to be had, fewer do."""
+    try:
+        # a daemon: an upload, which nothing can stop, must not hold up an interrupt
+        threading.Thread(target=run, daemon=True).start()
+    except RuntimeError as error:
+        # an interrupt in its midst can end as this, as it finds a lock that is not held
+        if isinstance(error.__context__, KeyboardInterrupt):
+            raise error.__context__ from None
+        return False
+    return True
 
 
 def _take_stock(results: Sized) -> tuple[float, float, int]:

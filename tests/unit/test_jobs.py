@@ -1,9 +1,13 @@
 """How many threads work at once."""
 
+import signal
+import subprocess
+import sys
 import threading
 import time
 
 import pytest
+from places import CORE
 
 import modelkit_assets as ma
 
@@ -46,3 +50,38 @@ def test_there_are_never_more_than_suit_it(workers):
 
     assert ma._Job(workers).run(work, range(100)) == list(range(100))
     assert most == workers
+
+
+INTERRUPTED = """
+import signal, sys, time
+sys.path.insert(0, sys.argv[1])
+import modelkit_assets as ma
+
+# so that it is often between one wait and the next
+ma._CHECK_S = 0.00001
+ma._needs_more = lambda *about: False
+
+def work(job):
+    try:
+        job.wait(60)
+    except ma._Stopped:
+        pass
+
+signal.signal(signal.SIGALRM, signal.default_int_handler)
+for count in range(3000):
+    job = ma._Job(2)
+    signal.setitimer(signal.ITIMER_REAL, 0.0003 + count % 50 / 100_000)
+    try:
+        job.run(work, [job] * 4)
+    except KeyboardInterrupt:
+        continue
+    sys.exit("it was not interrupted")
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="Windows has none")
+def test_an_interrupt_at_any_moment_ends_it():
+    """It is never lost, nor another error, nor leaves a lock that is waited for."""
+    command = [sys.executable, "-c", INTERRUPTED, str(CORE.parent)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -1576,16 +1576,14 @@ class LocalDriver:
         path, etag = self._path(name), _make_etag(os.stat(staged))
         if if_match is None:
             os.replace(staged, path)
-        elif if_match:
+        elif if_match or not _link(staged, path):
             with _exclusive(os.path.dirname(path)):
                 seen = ""
                 with suppress(FileNotFoundError):
-                    _, seen = self.stat_object(name)
+                    seen = _make_etag(os.stat(path))
                 if seen != if_match:
                     raise FileExistsError(f"the object {name!r} has changed")
                 os.replace(staged, path)
-        else:
-            _create(staged, path)
         _sync_folder(os.path.dirname(path))
         return etag
 
@@ -1600,8 +1598,8 @@ def _get_random() -> float:
     return int.from_bytes(os.urandom(4), "big") / 0xFFFFFFFF
 
 
-def _create(staged: str, path: str) -> None:
-    """Rename a file to a path, unless there is one: FileExistsError."""
+def _link(staged: str, path: str) -> bool:
+    """Give a file a name that is free; tell whether the file system can do that."""
     try:
         os.link(staged, path)  # holds even among writers that know no lock
     except FileExistsError:
@@ -1609,10 +1607,8 @@ def _create(staged: str, path: str) -> None:
             raise IsADirectoryError(f"{path!r} is a folder, not an object") from None
         raise
     except OSError:  # a file system without hard links
-        with _exclusive(os.path.dirname(path)):
-            if os.path.lexists(path):
-                raise FileExistsError(f"{path!r} exists") from None
-            os.replace(staged, path)
+        return False
+    return True
 
 
 @contextmanager
@@ -1762,17 +1758,15 @@ def _load_driver(provider: str) -> type[StorageDriver]:
         if provider not in known:
             raise UnknownDriverError(provider, sorted(known), path)
         module = _load_module(module_name, path)
-    driver: type[StorageDriver] = module.Driver
-    return driver
+    return cast("type[StorageDriver]", module.Driver)
 
 
-def _read_driver_settings(
-    provider: str, variables: Mapping[str, tuple[str, bool]], given: dict[str, Any]
-) -> dict[str, str]:
+def _read_driver_settings(provider: str, given: dict[str, Any]) -> dict[str, str]:
     """Return a driver's settings that are set: a keyword is, else its variable.
 
     ConfigurationError where a keyword is none of the driver's.
     """
+    variables = _load_driver(provider).variables
     known, settings = {"bucket"}, {}
     for variable, (keyword, _) in variables.items():
         names = (keyword, variable.lower())
@@ -2728,11 +2722,11 @@ class _StoreReader:
         self.force_download = settings.storage_force_download
         self.versioning = settings.assets_versioning_system
         make_driver: Any = _load_driver(self.provider)
-        bucket, variables = settings.storage_bucket, make_driver.variables
-        own = _read_driver_settings(self.provider, variables, driver_settings)
-        if not bucket:
+        own = _read_driver_settings(self.provider, driver_settings)
+        if not settings.storage_bucket:
             raise ConfigurationError("MODELKIT_STORAGE_BUCKET is not set")
         try:
+            bucket = settings.storage_bucket
             self.driver: StorageDriver = make_driver(bucket, client, **own)
         except ValueError as error:
             if isinstance(error, ModelkitAssetsError):
@@ -2924,7 +2918,7 @@ class _StoreReader:
         uri, prefix = self.driver.get_object_uri(name), name.rstrip("/")
         driver, root = self._connect(), os.path.join(folder, "data")
         start = len(prefix) + bool(prefix)
-        try:
+        with _source_errors(uri):
             # an SDK would make another address of one with `..`
             _check_paths([prefix] if prefix else [], [])
             found = []
@@ -2936,11 +2930,6 @@ class _StoreReader:
             parts = {one[0][start:]: one for one in found if one[0][-1:] != "/"}
             _require(bool(parts), "there is no such object, and none below it")
             _check_paths([part for part in parts if part], [])
-        except ValueError as error:
-            if isinstance(error, ModelkitAssetsError):
-                raise
-            raise InvalidSourceError(uri, error) from error
-
         files = tuple(ManifestFile(part, parts[part][1]) for part in parts)
         manifest = Manifest("" not in parts, files, (), {})
         etags = {part: parts[part][2] for part in parts}
@@ -2972,6 +2961,20 @@ def _find_asset_names(object_names: Iterable[str], prefix: str) -> list[str]:
     return sorted(filter(is_asset, candidates))
 
 
+@contextmanager
+def _source_errors(top: str, pack_folder: str | None = None) -> Iterator[None]:
+    """Turn what the operating system says of a source into InvalidSourceError."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        if isinstance(error, ModelkitAssetsError):
+            raise
+        where = getattr(error, "filename", None) or pack_folder or top
+        reason = getattr(error, "strerror", None) or error
+        at = f": {where!r}" if where != top else ""
+        raise InvalidSourceError(top, f"{reason}{at}") from error
+
+
 _MAX_SWAPS = 16
 _RACES = {errno.ENOENT, errno.EEXIST, errno.ENOTEMPTY, errno.EISDIR, errno.ENOTDIR}
 if os.name == "nt":  # where what somebody has open cannot be renamed
@@ -2984,10 +2987,8 @@ def _swap_in(new: str, path: str, aside: str) -> list[str]:
     Returns where all is now that was in the way, as more may come while it is done.
     Where that fails, the last is put back.
     """
-    olds = []
-    for attempt in range(_MAX_SWAPS):
-        old = f"{aside}{attempt}"
-        olds.append(old)
+    olds = [f"{aside}{number}" for number in range(_MAX_SWAPS)]
+    for attempt, old in enumerate(olds, 1):
         try:
             if os.path.isdir(path) or os.path.isdir(new) and os.path.lexists(path):
                 os.rename(path, old)
@@ -2995,14 +2996,13 @@ def _swap_in(new: str, path: str, aside: str) -> list[str]:
             break
         except OSError as error:
             # another process, without our lock, put its copy there or took it away
-            is_race = error.errno in _RACES and attempt + 1 < _MAX_SWAPS
-            if is_race and os.path.lexists(new):
-                os.makedirs(os.path.dirname(path), exist_ok=True)
-                continue
-            if os.path.lexists(old) and not os.path.lexists(path):
-                os.rename(old, path)
-            raise
-    return list(filter(os.path.lexists, olds))
+            is_race = error.errno in _RACES and attempt < _MAX_SWAPS
+            if not (is_race and os.path.lexists(new)):
+                if os.path.lexists(old) and not os.path.lexists(path):
+                    os.rename(old, path)
+                raise
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+    return list(filter(os.path.lexists, olds[:attempt]))
 
 
 # ------------------------------------------------------------------- publishing
@@ -3131,20 +3131,6 @@ class _Source:
             if dict(_walk_source(self.top)) == self._entries:
                 return
         raise SourceChangedError(self.top)
-
-
-@contextmanager
-def _source_errors(top: str, pack_folder: str | None = None) -> Iterator[None]:
-    """Turn what the operating system says of a source into InvalidSourceError."""
-    try:
-        yield
-    except (OSError, ValueError) as error:
-        if isinstance(error, ModelkitAssetsError):
-            raise
-        where = getattr(error, "filename", None) or pack_folder or top
-        reason = getattr(error, "strerror", None) or error
-        at = f": {where!r}" if where != top else ""
-        raise InvalidSourceError(top, f"{reason}{at}") from error
 
 
 def _walk_source(
@@ -3369,8 +3355,8 @@ class _Push:
             file, path = one
             target = _join_path(object_name, file.path)
             source.check(file)
-            is_there = there.get(target) == file.size
-            if is_there or self._copy(copies.get(file.sha256 or ""), target):
+            is_there, same = there.get(target) == file.size, copies.get(file.sha256)
+            if is_there or (same and self._copy(same, target)):
                 job.advance(file.size or 0)
             else:
                 self._put(source, file, path, target, version)
@@ -3378,31 +3364,30 @@ class _Push:
 
         job.run(upload, source.uploads)
 
-    def _find_copies(self) -> dict[str, str]:
+    def _find_copies(self) -> dict[str | None, str]:
         """Return the latest version's objects that have the right size, by SHA-256."""
-        name, version, found = self._spec.name, self._listed[0], dict[str, str]()
+        name, version = self._spec.name, self._listed[0]
+        object_name = self._store.get_object_name(name, version)
+        found: dict[str | None, str] = {}
         with suppress(ObjectDoesNotExistError, AssetIntegrityError):
             manifest = self._store._read_manifest(name, version)
             sizes = {} if manifest.is_packed else self._list_sizes(version)
             for file in manifest.files:
-                object_name = self._store.get_object_name(name, version)
                 source = _join_path(object_name, file.path)
                 if file.sha256 and sizes.get(source) == file.size:
                     found[file.sha256] = source
         return found
 
-    def _copy(self, source: str | None, target: str) -> bool:
+    def _copy(self, source: str, target: str) -> bool:
         """Tell whether the store made a copy of an object itself."""
-        if source is None:
-            return False
         try:
             self._driver.copy_object(source, target)
-        except FileExistsError:  # which an upload looks into
-            return False
+            return True
+        except FileExistsError:
+            pass  # an upload looks into that
         except StorageDriverError as error:  # too large, or not allowed
             _logger().info("uploading %r, as it cannot be copied: %s", target, error)
-            return False
-        return True
+        return False
 
     def _put(
         self, source: _Source, file: ManifestFile, path: str, target: str, version: str

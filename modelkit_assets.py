@@ -84,6 +84,7 @@ if TYPE_CHECKING:
     Advance = Callable[[int], None]  # called with each number of bytes that was moved
     OnProgress = Callable[["Progress"], object]
     Buffer = Union[bytes, bytearray, memoryview]
+    Stamp = tuple[int, ...]  # of a file; see `_make_stamp`
 
 __version__ = "0.1.0"
 
@@ -2721,13 +2722,12 @@ class _StoreReader:
         self.timeout, self.prefix = settings.storage_timeout_s, settings.storage_prefix
         self.force_download = settings.storage_force_download
         self.versioning = settings.assets_versioning_system
-        make_driver: Any = _load_driver(self.provider)
+        make: Any = _load_driver(self.provider)
         own = _read_driver_settings(self.provider, driver_settings)
         if not settings.storage_bucket:
             raise ConfigurationError("MODELKIT_STORAGE_BUCKET is not set")
         try:
-            bucket = settings.storage_bucket
-            self.driver: StorageDriver = make_driver(bucket, client, **own)
+            self.driver: StorageDriver = make(settings.storage_bucket, client, **own)
         except ValueError as error:
             if isinstance(error, ModelkitAssetsError):
                 raise
@@ -2846,9 +2846,7 @@ class _StoreReader:
         data, _ = self._connect().read_object(object_name)
         return Manifest.from_json(data, object_name)
 
-    def _read_manifests(
-        self, pairs: Iterable[tuple[str, str]]
-    ) -> list[Manifest | None]:
+    def _read_manifests(self, pairs: list[tuple[str, str]]) -> list[Manifest | None]:
         """Return the manifests of names and versions; None where one cannot be read."""
 
         def read(pair: tuple[str, str]) -> Manifest | None:
@@ -2945,20 +2943,16 @@ def _find_asset_names(object_names: Iterable[str], prefix: str) -> list[str]:
 
     A file called `x.versions` in a directory asset is none: it lies below a version.
     """
-    candidates, versions = [], set()
-    for object_name in object_names:
-        name, _, suffix = object_name[len(prefix) + 1 :].rpartition(".")
-        if suffix == "versions":
-            candidates.append(name)
-        elif suffix == "meta":
-            versions.add(name)
+    names = [one[len(prefix) + 1 :] for one in object_names]
+    versions = {one[: -len(".meta")] for one in names if one.endswith(".meta")}
+    listed = (one[: -len(".versions")] for one in names if one.endswith(".versions"))
 
     def is_asset(name: str) -> bool:
         segments = name.split("/")
         above = ("/".join(segments[:end]) for end in range(1, len(segments)))
         return versions.isdisjoint(above)
 
-    return sorted(filter(is_asset, candidates))
+    return sorted(filter(is_asset, listed))
 
 
 @contextmanager
@@ -3039,12 +3033,14 @@ class _Source:
         self.top, self._job = top, job
         self._entries = dict(_walk_source(top))
         self.is_directory = "" not in self._entries
-        self.empty = [part for part, stamp in self._entries.items() if not stamp]
-        self.files = [
-            ManifestFile(part, stamp[0], executable=bool(stamp[-1] & stat.S_IXUSR))
-            for part, stamp in self._entries.items()
-            if stamp
-        ]
+        self.empty, self.files = list[str](), list[ManifestFile]()
+        for part, stamp in self._entries.items():
+            if stamp:
+                mode = os.stat(_local_path(top, part)).st_mode
+                executable = bool(mode & stat.S_IXUSR)
+                self.files.append(ManifestFile(part, stamp[0], None, executable))
+            else:
+                self.empty.append(part)
         if not self.files:
             raise InvalidSourceError(top, "it holds no files")
         _check_distinct(top, self._entries)
@@ -3133,9 +3129,7 @@ class _Source:
         raise SourceChangedError(self.top)
 
 
-def _walk_source(
-    top: str, has_marker: bool = True
-) -> Iterator[tuple[str, tuple[int, ...]]]:
+def _walk_source(top: str, has_marker: bool = True) -> Iterator[tuple[str, Stamp]]:
     """Yield (part, stamp) of each file, and of each empty folder, without a stamp.
 
     In order; links are followed; the part is `""` where the source is a file itself.
@@ -3213,13 +3207,12 @@ def _read_marker(path: str) -> Manifest | None:
     return Manifest.from_json(data, path) if data else None
 
 
-def _make_stamp(status: os.stat_result) -> tuple[int, ...]:
-    """Return what changes when a file does: its size comes first, its mode last."""
-    times = status.st_mtime_ns, status.st_ctime_ns
-    return status.st_size, status.st_ino, *times, status.st_mode
+def _make_stamp(status: os.stat_result) -> Stamp:
+    """Return what changes when a file does; its size comes first."""
+    return status.st_size, status.st_ino, status.st_mtime_ns, status.st_ctime_ns
 
 
-def _is_same(path: str, stamp: tuple[int, ...]) -> bool:
+def _is_same(path: str, stamp: Stamp) -> bool:
     """Tell whether a file or folder is there, and has not changed."""
     with suppress(FileNotFoundError, NotADirectoryError):
         return _make_stamp(os.stat(path)) == stamp

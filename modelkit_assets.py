@@ -89,6 +89,7 @@ if TYPE_CHECKING:
     Buffer = Union[bytes, bytearray, memoryview]
     _Sources = Mapping[str, tuple[str, int]]  # a path and a position, by SHA-256
     _Wait = Callable[[float], None]  # for so many seconds; it may raise _Stopped
+    Stamp = tuple[int, ...]  # of a file; see `_make_stamp`
 
 __version__ = "0.1.0"
 
@@ -1342,14 +1343,12 @@ class StorageDriver(Protocol):
 
     def stat_object(self, name: str) -> tuple[int, str]:
         """Return an object's size in bytes and its opaque etag."""
-        ...
 
     def read_object(self, name: str) -> tuple[bytes, str]:
         """Return a small object whole, and its etag, from one request.
 
         OSError with EFBIG where it has more than 64 MiB, of which few are read.
         """
-        ...
 
     def write_object(
         self, data: bytes, name: str, *, if_match: str | None = None
@@ -1358,7 +1357,6 @@ class StorageDriver(Protocol):
 
         if_match="": only if absent; an etag: only if unchanged; None: always.
         """
-        ...
 
     def iterate_bytes(
         self,
@@ -1375,7 +1373,6 @@ class StorageDriver(Protocol):
         - what is yielded holds until the next is asked for, so one buffer may serve
         - closing the generator ends the request
         """
-        ...
 
     def upload_object(
         self, path: str, name: str, advance: Advance, *, if_match: str = ""
@@ -1394,19 +1391,18 @@ class StorageDriver(Protocol):
 
         What is in a store that cannot be listed can be fetched all the same.
         """
-        ...
 
     def delete_object(self, name: str) -> None:
         """Delete an object, if it is there. For tests and probes only."""
 
     def get_object_uri(self, name: str) -> str:
         """Return what people call the object."""
-        ...
 
 
 # a link that somebody planted there must not lead us to another file
 _LOCK_FLAGS = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
 _STORE_LOCK = f"{_OWN}.lock"
+_STAGED = re.escape(_OWN) + r"\.[0-9a-f]{12}"  # an object that is being written
 _ABANDONED_S = 24 * 3600.0  # so long untouched, what is staged is nobody's
 _replacing = threading.Lock()
 
@@ -1452,11 +1448,7 @@ class LocalDriver:
         self, data: bytes, name: str, *, if_match: str | None = None
     ) -> str:
         """Write an object, if the condition holds, and return its new etag."""
-        with self._staged(name) as staged:
-            with open(staged, "wb") as file:
-                file.write(data)
-                _sync(file)
-            return self._give_name(staged, name, if_match)
+        return self._write(name, if_match, lambda file: _write_all(file, data))
 
     def iterate_bytes(
         self,
@@ -1475,12 +1467,12 @@ class LocalDriver:
         self, path: str, name: str, advance: Advance, *, if_match: str = ""
     ) -> None:
         """Copy a file to its object, if the condition holds."""
-        with self._staged(name) as staged:
-            with open(staged, "wb", buffering=0) as file:
-                with open(path, "rb", buffering=0) as source:
-                    _copy_bytes(source, file, os.path.getsize(path), advance)
-                _sync(file)
-            self._give_name(staged, name, if_match)
+
+        def copy(file: IO[bytes]) -> None:
+            with open(path, "rb", buffering=0) as source:
+                _copy_bytes(source, file, os.path.getsize(path), advance)
+
+        self._write(name, if_match, copy)
 
     def copy_object(self, source: str, name: str) -> None:
         """Copy an object within the store, only if the new one is absent."""
@@ -1503,7 +1495,7 @@ class LocalDriver:
                 name = _join_path(folder, entry.name)
                 if entry.is_dir(follow_symlinks=False):
                     pending.append(name)
-                elif not entry.name.startswith(_OWN):
+                elif not _is_stores_own(entry.name):
                     with suppress(FileNotFoundError):  # where it has gone
                         status = entry.stat(follow_symlinks=False)
                         if stat.S_ISREG(status.st_mode):
@@ -1542,15 +1534,19 @@ class LocalDriver:
             self._check_bucket()
             raise FileNotFoundError(f"no object {name!r}") from None
 
-    @contextmanager
-    def _staged(self, name: str) -> Iterator[str]:
-        """Yield where to write an object before it is named, in its folder."""
+    def _write(
+        self, name: str, if_match: str | None, fill: Callable[[IO[bytes]], None]
+    ) -> str:
+        """Write an object beside its place, name it, and return its new etag."""
         self._check_bucket()
         folder = os.path.dirname(self._path(name))
         self._keep_folder(folder)
         staged = os.path.join(folder, f"{_OWN}.{_make_token()}")
         try:
-            yield staged
+            with open(staged, "wb", buffering=0) as file:
+                fill(file)
+                _sync(file)
+            return self._give_name(staged, name, if_match)
         finally:
             with suppress(FileNotFoundError):
                 os.unlink(staged)
@@ -1563,26 +1559,19 @@ class LocalDriver:
         if folder in self._kept and os.path.isdir(folder):
             return
         if folder != self.bucket:
-            self._make_folder(folder)
+            parent = os.path.dirname(folder)
+            self._keep_folder(parent)
+            with suppress(FileExistsError):
+                os.mkdir(folder)
+            if not os.path.isdir(folder):  # not an error that says: a condition failed
+                raise NotADirectoryError(f"{folder!r} is an object, not a folder")
+            _sync_folder(parent)
         with suppress(OSError):
             for entry in os.scandir(folder):
-                is_staged = (
-                    entry.name.startswith(f"{_OWN}.") and entry.name != _STORE_LOCK
-                )
+                is_staged = entry.name != _STORE_LOCK and _is_stores_own(entry.name)
                 if is_staged and time.time() - entry.stat().st_mtime > _ABANDONED_S:
                     os.unlink(entry.path)  # a killed push left it
         self._kept.add(folder)
-
-    def _make_folder(self, folder: str) -> None:
-        parent = os.path.dirname(folder)
-        self._keep_folder(parent)
-        try:
-            os.mkdir(folder)
-        except FileExistsError:
-            if not os.path.isdir(folder):  # which would say that a condition failed
-                text = f"{folder!r} is an object, not a folder"
-                raise NotADirectoryError(text) from None
-        _sync_folder(parent)
 
     def _give_name(self, staged: str, name: str, if_match: str | None) -> str:
         """Name a staged object, if the condition holds, and return its etag."""
@@ -1593,18 +1582,21 @@ class LocalDriver:
         path, etag = self._path(name), _make_etag(os.stat(staged))
         if if_match is None:
             os.replace(staged, path)
-        elif if_match:
+        elif if_match or not _link(staged, path):
             with _exclusive(os.path.dirname(path)):
                 seen = ""
                 with suppress(FileNotFoundError):
-                    _, seen = self.stat_object(name)
+                    seen = _make_etag(os.stat(path))
                 if seen != if_match:
                     raise FileExistsError(f"the object {name!r} has changed")
                 os.replace(staged, path)
-        else:
-            _create(staged, path)
         _sync_folder(os.path.dirname(path))
         return etag
+
+
+def _is_stores_own(name: str) -> bool:
+    """Tell whether a file in a store's folder is a lock, or an object being written."""
+    return name == _STORE_LOCK or bool(re.fullmatch(_STAGED, name))
 
 
 def _make_etag(status: os.stat_result) -> str:
@@ -1617,8 +1609,8 @@ def _get_random() -> float:
     return int.from_bytes(os.urandom(4), "big") / 0xFFFFFFFF
 
 
-def _create(staged: str, path: str) -> None:
-    """Rename a file to a path, unless there is one: FileExistsError."""
+def _link(staged: str, path: str) -> bool:
+    """Give a file a name that is free; tell whether the file system can do that."""
     try:
         os.link(staged, path)  # holds even among writers that know no lock
     except FileExistsError:
@@ -1626,10 +1618,8 @@ def _create(staged: str, path: str) -> None:
             raise IsADirectoryError(f"{path!r} is a folder, not an object") from None
         raise
     except OSError:  # a file system without hard links
-        with _exclusive(os.path.dirname(path)):
-            if os.path.lexists(path):
-                raise FileExistsError(f"{path!r} exists") from None
-            os.replace(staged, path)
+        return False
+    return True
 
 
 @contextmanager
@@ -1715,9 +1705,8 @@ def _copy_bytes(
     step = 16 << 20  # bytes after which those who wait hear of it
     while size:
         try:
-            count = os.copy_file_range(
-                source.fileno(), target.fileno(), min(size, step)
-            )
+            files = source.fileno(), target.fileno()
+            count = os.copy_file_range(*files, min(size, step))
         except (OSError, AttributeError):  # another system, or another file system
             data = source.read(min(size, _BUFFER))
             _write_all(target, data)
@@ -1771,23 +1760,24 @@ def _load_driver(provider: str) -> type[StorageDriver]:
     module_name = f"{__name__}.drivers.{provider}"
     module = sys.modules.get(module_name)
     if module is None:
-        files = _find_driver_files()
-        if provider not in files:
-            here = os.path.dirname(os.path.abspath(__file__))
-            path = os.path.join(here, "drivers", f"{provider}.py")
-            raise UnknownDriverError(provider, sorted(["local", *files]), path)
-        module = _load_module(module_name, files[provider])
-    driver: type[StorageDriver] = module.Driver
-    return driver
+        folder = os.path.join(os.path.dirname(os.path.abspath(__file__)), "drivers")
+        path, known = os.path.join(folder, f"{provider}.py"), ["local"]
+        for file in os.listdir(folder) if os.path.isdir(folder) else ():
+            name, suffix = os.path.splitext(file)
+            if suffix == ".py" and name.isidentifier() and name[0] != "_":
+                known.append(name)
+        if provider not in known:
+            raise UnknownDriverError(provider, sorted(known), path)
+        module = _load_module(module_name, path)
+    return cast("type[StorageDriver]", module.Driver)
 
 
-def _read_driver_settings(
-    provider: str, variables: Mapping[str, tuple[str, bool]], given: dict[str, Any]
-) -> dict[str, str]:
+def _read_driver_settings(provider: str, given: dict[str, Any]) -> dict[str, str]:
     """Return a driver's settings that are set: a keyword is, else its variable.
 
     ConfigurationError where a keyword is none of the driver's.
     """
+    variables = _load_driver(provider).variables
     known, settings = {"bucket"}, {}
     for variable, (keyword, _) in variables.items():
         names = (keyword, variable.lower())
@@ -1806,17 +1796,6 @@ def _read_driver_settings(
             text = f"the provider {provider} takes no endpoint"
         raise ConfigurationError(text)
     return settings
-
-
-def _find_driver_files() -> dict[str, str]:
-    """Return the path of each driver file, by provider."""
-    path = os.path.join(os.path.dirname(os.path.abspath(__file__)), "drivers")
-    found: dict[str, str] = {}
-    for file in os.listdir(path) if os.path.isdir(path) else ():
-        name, suffix = os.path.splitext(file)
-        if suffix == ".py" and name.isidentifier() and name[0] != "_":
-            found[name] = os.path.join(path, file)
-    return found
 
 
 def _load_module(name: str, path: str) -> Any:
@@ -2762,13 +2741,12 @@ class _StoreReader:
         self.timeout, self.prefix = settings.storage_timeout_s, settings.storage_prefix
         self.force_download = settings.storage_force_download
         self.versioning = settings.assets_versioning_system
-        make_driver: Any = _load_driver(self.provider)
-        bucket, variables = settings.storage_bucket, make_driver.variables
-        own = _read_driver_settings(self.provider, variables, driver_settings)
-        if not bucket:
+        make: Any = _load_driver(self.provider)
+        own = _read_driver_settings(self.provider, driver_settings)
+        if not settings.storage_bucket:
             raise ConfigurationError("MODELKIT_STORAGE_BUCKET is not set")
         try:
-            self.driver: StorageDriver = make_driver(bucket, client, **own)
+            self.driver: StorageDriver = make(settings.storage_bucket, client, **own)
         except ValueError as error:
             if isinstance(error, ModelkitAssetsError):
                 raise
@@ -2798,8 +2776,7 @@ class _StoreReader:
 
         ObjectDoesNotExistError where the store has no such asset.
         """
-        versions: list[str] = self._read_versions(name)[0]["versions"]
-        return versions
+        return cast("list[str]", self._read_versions(name)[0]["versions"])
 
     def get_asset_meta(self, name: str, version: str) -> dict[str, Any]:
         """Return a version's manifest as JSON holds it, `push_date` as a datetime."""
@@ -2868,11 +2845,11 @@ class _StoreReader:
         data, etag = self._connect().read_object(object_name)
         return _parse_versions(data, object_name), etag
 
-    def _find_versions(self, name: str) -> list[str] | None:
-        """Return an asset's published versions; None where there is no such asset."""
+    def _find_versions(self, name: str) -> list[str]:
+        """Return an asset's published versions; none where there is no such asset."""
         with suppress(ObjectDoesNotExistError):
             return self.get_versions_info(name)
-        return None
+        return []
 
     def _peek_names(self, timeout_s: float | None = None) -> list[str]:
         """Return the names of assets, of the first of the store's objects."""
@@ -2886,9 +2863,7 @@ class _StoreReader:
         data, _ = self._connect().read_object(object_name)
         return Manifest.from_json(data, object_name)
 
-    def _read_manifests(
-        self, pairs: Iterable[tuple[str, str]]
-    ) -> list[Manifest | None]:
+    def _read_manifests(self, pairs: list[tuple[str, str]]) -> list[Manifest | None]:
         """Return the manifests of names and versions; None where one cannot be read."""
 
         def read(pair: tuple[str, str]) -> Manifest | None:
@@ -2929,17 +2904,18 @@ class _StoreReader:
         if manifest.size is not None:
             return manifest, {}
 
-        def look_at(name: str) -> tuple[int, str]:
+        def look_at(name: str) -> tuple[str, int, str]:
             job.beat()
-            return driver.stat_object(name)
+            return (name, *driver.stat_object(name))
 
-        found, names = None, [_join_path(object_name, f.path) for f in manifest.files]
+        names = [_join_path(object_name, file.path) for file in manifest.files]
+        objects = None
         if manifest.is_directory:
             with suppress(UnsupportedOperationError):  # it is only read, not listed
                 objects = driver.iterate_objects(object_name)
-                found = {name: (size, etag) for name, size, etag in objects}
-        if found is None:
-            found = dict(zip(names, job.run(look_at, names)))
+        if objects is None:
+            objects = job.run(look_at, names)
+        found = {name: (size, etag) for name, size, etag in objects}
         files, etags = [], {}
         for file, name in zip(manifest.files, names):
             if name not in found:
@@ -2956,31 +2932,26 @@ class _StoreReader:
         """
         uri, prefix = self.driver.get_object_uri(name), name.rstrip("/")
         driver, root = self._connect(), os.path.join(folder, "data")
-        try:
+        start = len(prefix) + bool(prefix)
+        with _source_errors(uri):
             # an SDK would make another address of one with `..`
             _check_paths([prefix] if prefix else [], [])
-            objects = []
+            found = []
             if name == prefix and prefix:
                 with suppress(ObjectDoesNotExistError):
-                    objects = [(name, *driver.stat_object(name))]
+                    found = [(name, *driver.stat_object(name))]
+            found = found or driver.iterate_objects(prefix)
             # what ends with / stands for a folder in some tools
-            listed = [] if objects else driver.iterate_objects(prefix)
-            objects += [one for one in listed if not one[0].endswith("/")]
-            start = len(prefix) + bool(prefix)
-            parts = {one[0][start:]: one for one in objects}
+            parts = {one[0][start:]: one for one in found if one[0][-1:] != "/"}
             _require(bool(parts), "there is no such object, and none below it")
             _check_paths([part for part in parts if part], [])
-        except ValueError as error:
-            if isinstance(error, ModelkitAssetsError):
-                raise
-            raise InvalidSourceError(uri, error) from error
-
         files = tuple(ManifestFile(part, parts[part][1]) for part in parts)
         manifest = Manifest("" not in parts, files, (), {})
-        pieces = _plan_pieces(prefix, manifest, {one: parts[one][2] for one in parts})
+        etags = {part: parts[part][2] for part in parts}
         with self._start_job() as job:
             job.begin("downloading", uri, files)
-            _Download(root, job, self._connect(job)).bring(pieces, manifest, {}, {})
+            download = _Download(root, job, self._connect(job))
+            download.bring(_plan_pieces(prefix, manifest, etags), manifest, {}, {})
         return root
 
 
@@ -2989,20 +2960,30 @@ def _find_asset_names(object_names: Iterable[str], prefix: str) -> list[str]:
 
     A file called `x.versions` in a directory asset is none: it lies below a version.
     """
-    candidates, versions = [], set()
-    for object_name in object_names:
-        name, _, suffix = object_name[len(prefix) + 1 :].rpartition(".")
-        if suffix == "versions":
-            candidates.append(name)
-        elif suffix == "meta":
-            versions.add(name)
+    names = [one[len(prefix) + 1 :] for one in object_names]
+    versions = {one[: -len(".meta")] for one in names if one.endswith(".meta")}
+    listed = (one[: -len(".versions")] for one in names if one.endswith(".versions"))
 
     def is_asset(name: str) -> bool:
         segments = name.split("/")
         above = ("/".join(segments[:end]) for end in range(1, len(segments)))
         return versions.isdisjoint(above)
 
-    return sorted(filter(is_asset, candidates))
+    return sorted(filter(is_asset, listed))
+
+
+@contextmanager
+def _source_errors(top: str, pack_folder: str | None = None) -> Iterator[None]:
+    """Turn what the operating system says of a source into InvalidSourceError."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        if isinstance(error, ModelkitAssetsError):
+            raise
+        where = getattr(error, "filename", None) or pack_folder or top
+        reason = getattr(error, "strerror", None) or error
+        at = f": {where!r}" if where != top else ""
+        raise InvalidSourceError(top, f"{reason}{at}") from error
 
 
 _MAX_SWAPS = 16
@@ -3017,10 +2998,8 @@ def _swap_in(new: str, path: str, aside: str) -> list[str]:
     Returns where all is now that was in the way, as more may come while it is done.
     Where that fails, the last is put back.
     """
-    olds = []
-    for attempt in range(_MAX_SWAPS):
-        old = f"{aside}{attempt}"
-        olds.append(old)
+    olds = [f"{aside}{number}" for number in range(_MAX_SWAPS)]
+    for attempt, old in enumerate(olds, 1):
         try:
             if os.path.isdir(path) or os.path.isdir(new) and os.path.lexists(path):
                 os.rename(path, old)
@@ -3028,14 +3007,13 @@ def _swap_in(new: str, path: str, aside: str) -> list[str]:
             break
         except OSError as error:
             # another process, without our lock, put its copy there or took it away
-            is_race = error.errno in _RACES and attempt + 1 < _MAX_SWAPS
-            if is_race and os.path.lexists(new):
-                os.makedirs(os.path.dirname(path), exist_ok=True)
-                continue
-            if os.path.lexists(old) and not os.path.lexists(path):
-                os.rename(old, path)
-            raise
-    return list(filter(os.path.lexists, olds))
+            is_race = error.errno in _RACES and attempt < _MAX_SWAPS
+            if not (is_race and os.path.lexists(new)):
+                if os.path.lexists(old) and not os.path.lexists(path):
+                    os.rename(old, path)
+                raise
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+    return list(filter(os.path.lexists, olds[:attempt]))
 
 
 # ------------------------------------------------------------------- publishing
@@ -3062,25 +3040,33 @@ _MANY_FILES = 50  # more than these are worth a pack
 
 
 class _Source:
-    """What is being published, and what it was when it was read.
+    """What is being published, and what it was when it was read (step 1).
 
-    files    with sizes; their digests come with `hash` or `pack`
+    files    with sizes and digests; with offsets in the pack, if a folder is for one
     uploads  what is to be uploaded, and where it lies
     """
 
-    def __init__(self, top: str, job: _Job) -> None:
+    def __init__(self, top: str, pack_folder: str | None, job: _Job) -> None:
         self.top, self._job = top, job
         self._entries = dict(_walk_source(top))
-        found = self._entries.items()
-        self.empty = [part for part, stamp in found if not stamp]
-        self.files = [ManifestFile(part, stamp[0]) for part, stamp in found if stamp]
-        self.is_directory = "" not in self._entries
-        self.uploads: list[tuple[ManifestFile, str]] = []
+        found = _describe_tree(top, self._entries)
+        self.is_directory, self.empty = found.is_directory, found.empty_directories
+        self.files = list(found.files)
         if not self.files:
             raise InvalidSourceError(top, "it holds no files")
         _check_distinct(top, self._entries)
+        segments = {one for file in self.files for one in file.path.split("/")}
+        for name in sorted(segments & _UNWANTED):
+            _logger().warning("%r is published too, as it lies in %r", name, top)
+        if pack_folder:
+            path = os.path.join(pack_folder, "pack.tar")
+            self._pack(path)
+            self.uploads = [(ManifestFile("", os.path.getsize(path)), path)]
+        else:
+            self._hash()
+            self.uploads = [(file, self._find(file)) for file in self.files]
 
-    def hash(self) -> None:
+    def _hash(self) -> None:
         """Find the files' digests, several files and chunks at a time."""
         self._job.begin("hashing", self.top, self.files)
         sizes = [(file, file.size or 0) for file in self.files]
@@ -3091,11 +3077,8 @@ class _Source:
         for piece, digest in zip(pieces, self._job.run(self._hash_piece, pieces)):
             found.setdefault(piece.file.path, []).append(digest)
         for index, file in enumerate(self.files):
-            path, (sha256, *chunks) = self._find(file), found[file.path]
-            executable = bool(os.stat(path).st_mode & stat.S_IXUSR)
-            file = file._replace(sha256=sha256, chunks="".join(chunks))
-            self.files[index] = file._replace(executable=executable)
-        self.uploads = [(file, self._find(file)) for file in self.files]
+            sha256, *chunks = found[file.path]
+            self.files[index] = file._replace(sha256=sha256, chunks="".join(chunks))
 
     def _hash_piece(self, piece: _Piece) -> str:
         # the bytes of chunks are counted as those of the whole
@@ -3107,7 +3090,7 @@ class _Source:
         self._job.advance(0, files=int(is_counted))
         return digest
 
-    def pack(self, path: str) -> None:
+    def _pack(self, path: str) -> None:
         """Write a tar of a folder, and find its files' digests and offsets."""
         if not self.is_directory:
             raise InvalidSourceError(self.top, "only a folder can be packed")
@@ -3119,15 +3102,13 @@ class _Source:
                 self.files[index] = self._pack_file(file, pack)
                 self.check(file)
             pack.write(_TAR_END)
-        self.uploads = [(ManifestFile("", os.path.getsize(path)), path)]
 
     def _pack_file(self, file: ManifestFile, pack: IO[bytes]) -> ManifestFile:
         import hashlib
 
         size, whole, chunks = file.size or 0, hashlib.sha256(), ""
         with _open_plain_file(self._find(file)) as source:
-            executable = bool(os.fstat(source.fileno()).st_mode & stat.S_IXUSR)
-            pack.write(_make_tar_header(file.path, size, executable))
+            pack.write(_make_tar_header(file.path, size, file.executable))
             offset = pack.tell()
             for start in range(0, size, _CHUNK):
                 chunk = hashlib.sha256()
@@ -3140,8 +3121,7 @@ class _Source:
                 chunks += chunk.hexdigest() if size > _CHUNK else ""
         pack.write(bytes(-size % _TAR_BLOCK))
         self._job.advance(0, files=1)
-        about = (whole.hexdigest(), executable, offset, chunks)
-        return ManifestFile(file.path, size, *about)
+        return file._replace(sha256=whole.hexdigest(), offset=offset, chunks=chunks)
 
     def _find(self, file: ManifestFile) -> str:
         return _local_path(self.top, file.path)
@@ -3160,37 +3140,7 @@ class _Source:
         raise SourceChangedError(self.top)
 
 
-def _read_source(top: str, pack_folder: str | None, job: _Job) -> _Source:
-    """Find and hash all that is to be published, by way of a pack in a folder."""
-    with _source_errors(top, pack_folder):
-        source = _Source(top, job)
-        segments = {one for file in source.files for one in file.path.split("/")}
-        for name in sorted(segments & _UNWANTED):
-            _logger().warning("%r is published too, as it lies in %r", name, top)
-        if pack_folder:
-            source.pack(os.path.join(pack_folder, "pack.tar"))
-        else:
-            source.hash()
-    return source
-
-
-@contextmanager
-def _source_errors(top: str, pack_folder: str | None = None) -> Iterator[None]:
-    """Turn what the operating system says of a source into InvalidSourceError."""
-    try:
-        yield
-    except (OSError, ValueError) as error:
-        if isinstance(error, ModelkitAssetsError):
-            raise
-        where = getattr(error, "filename", None) or pack_folder or top
-        reason = getattr(error, "strerror", None) or error
-        at = f": {where!r}" if where != top else ""
-        raise InvalidSourceError(top, f"{reason}{at}") from error
-
-
-def _walk_source(
-    top: str, has_marker: bool = True
-) -> Iterator[tuple[str, tuple[int, ...]]]:
+def _walk_source(top: str, has_marker: bool = True) -> Iterator[tuple[str, Stamp]]:
     """Yield (part, stamp) of each file, and of each empty folder, without a stamp.
 
     In order; links are followed; the part is `""` where the source is a file itself.
@@ -3219,6 +3169,17 @@ def _walk_source(
             if part and not names:
                 yield part, ()
             pending += [(_join_path(part, name), above | {here}) for name in names]
+
+
+def _describe_tree(top: str, found: Mapping[str, Stamp]) -> Manifest:
+    """Return the manifest of what `_walk_source` found, without digests."""
+    files = []
+    for part, stamp in found.items():
+        if stamp:
+            mode = os.stat(_local_path(top, part)).st_mode
+            files.append(ManifestFile(part, stamp[0], None, bool(mode & stat.S_IXUSR)))
+    empty = tuple(part for part, stamp in found.items() if not stamp)
+    return Manifest("" not in found, tuple(files), empty, {})
 
 
 def _fold(segment: str) -> str:
@@ -3268,25 +3229,16 @@ def _read_marker(path: str) -> Manifest | None:
     return Manifest.from_json(data, path) if data else None
 
 
-def _make_stamp(status: os.stat_result) -> tuple[int, ...]:
+def _make_stamp(status: os.stat_result) -> Stamp:
     """Return what changes when a file does; its size comes first."""
     return status.st_size, status.st_ino, status.st_mtime_ns, status.st_ctime_ns
 
 
-def _is_same(path: str, stamp: tuple[int, ...]) -> bool:
+def _is_same(path: str, stamp: Stamp) -> bool:
     """Tell whether a file or folder is there, and has not changed."""
     with suppress(FileNotFoundError, NotADirectoryError):
         return _make_stamp(os.stat(path)) == stamp
     return False
-
-
-class _How(NamedTuple):
-    """How to publish, as the arguments of `StorageProvider.update` say."""
-
-    bump_major: bool = False
-    dry_run: bool = False
-    pack: bool = False
-    metadata: Mapping[str, str] = {}
 
 
 class _Push:
@@ -3297,19 +3249,30 @@ class _Push:
     """
 
     def __init__(
-        self, store: _StoreReader, spec: AssetSpec, listed: list[str], job: _Job
+        self,
+        store: _StoreReader,
+        spec: AssetSpec,
+        listed: list[str],
+        dry_run: bool,
+        bump_major: bool = False,
     ) -> None:
-        self._store, self._spec, self._listed, self._job = store, spec, listed, job
-        self._driver = store._connect(job)
+        self._store, self._spec, self._listed = store, spec, listed
+        self._dry_run, self._bump_major = dry_run, bump_major
+        # with no patience of its own: an SDK may not tell how far an upload is, and
+        # sending has time-outs that are not begun anew
+        self._job = _Job(store.workers, store.on_progress)
+        self._driver = store._connect(self._job)
 
-    def run(self, top: str, how: _How) -> str:
+    def run(self, path: StrPath, pack: bool, metadata: Mapping[str, str] | None) -> str:
         """Publish a path, but for the commit, and return the version."""
         # wrong? then before the hashing
-        _choose_next_version(self._spec, self._listed, how.bump_major)
-        _check_metadata(how.metadata)
-        with _temporary_folder() if how.pack else nullcontext() as folder:
-            source = _read_source(top, folder, self._job)  # 1
-            about = (source.is_directory, source.files, source.empty, how.metadata)
+        _choose_next_version(self._spec, self._listed, self._bump_major)
+        top, metadata = os.fspath(path), metadata or {}
+        _check_metadata(metadata)
+        with self._job, _temporary_folder() if pack else nullcontext() as folder:
+            with _source_errors(top, folder):
+                source = _Source(top, folder, self._job)  # 1
+            about = (source.is_directory, source.files, source.empty, metadata)
             manifest = Manifest.create(*about)
             if not _is_readable(manifest.to_json()):
                 reason = f"{len(source.files)} files are more than a manifest holds"
@@ -3317,32 +3280,30 @@ class _Push:
             if len(source.uploads) > _MANY_FILES:
                 text = "%d files take a request each: --pack makes one object of them"
                 _logger().warning(text, len(source.uploads))
-            version, is_begun = self._claim_next(manifest, how)  # 2
-            if not how.dry_run:
+            version, is_begun = self._claim_next(manifest)  # 2
+            if not self._dry_run:
                 self._upload(source, version, is_begun)  # 3
                 source.check_all()  # 4
         return version
 
-    def _claim_next(self, manifest: Manifest, how: _How) -> tuple[str, bool]:
+    def _claim_next(self, manifest: Manifest) -> tuple[str, bool]:
         """Claim the version that the spec means, or the next that is free.
 
         Returns it, and whether an interrupted push of the same content began it.
         """
         taken, spec = set(self._listed), self._spec
         while True:
-            state = ""
-            version = _choose_next_version(spec, sorted(taken), how.bump_major)
-            if version not in taken:
-                state = self._claim(version, manifest, how.dry_run)
-            if state in ("free", "begun"):
+            version = _choose_next_version(spec, sorted(taken), self._bump_major)
+            state = "taken" if version in taken else self._claim(version, manifest)
+            if state != "taken":
                 return version, state == "begun"
             if spec.is_version_complete():
                 late = "it is not listed, so its publication goes on or was interrupted"
                 hint = {} if version in self._listed else {"hint": late}
                 raise AssetAlreadyExistsError(spec.name, version, **hint)
-            taken |= {version, *(self._store._find_versions(spec.name) or ())}
+            taken |= {version, *self._store._find_versions(spec.name)}
 
-    def _claim(self, version: str, manifest: Manifest, dry_run: bool) -> str:
+    def _claim(self, version: str, manifest: Manifest) -> str:
         """Make a version ours by creating its manifest, which one publisher alone can.
 
         Returns `free` where it was and now is ours, `begun` where an interrupted push
@@ -3350,7 +3311,7 @@ class _Push:
         """
         # some stores ignore conditions, so what is there is looked at first
         state = self._look_up(version, manifest)
-        if state != "free" or dry_run:
+        if state != "free" or self._dry_run:
             return state
         name, data = self._spec.name, manifest.to_json()
         object_name = self._store.get_meta_object_name(name, version)
@@ -3386,17 +3347,16 @@ class _Push:
         return "begun"
 
     def _is_listed(self, version: str) -> bool:
-        return version in (self._store._find_versions(self._spec.name) or ())
+        return version in self._store._find_versions(self._spec.name)
 
     def _list_sizes(self, version: str) -> dict[str, int]:
         """Return the sizes of the objects that hold a version's data, by name."""
         object_name = self._store.get_object_name(self._spec.name, version)
-        sizes = {}
+        found = []
         with suppress(ObjectDoesNotExistError):
-            sizes[object_name], _ = self._driver.stat_object(object_name)
-        for name, size, _ in self._driver.iterate_objects(object_name):
-            sizes[name] = size
-        return sizes
+            found = [(object_name, *self._driver.stat_object(object_name))]
+        found += self._driver.iterate_objects(object_name)
+        return {name: size for name, size, _ in found}
 
     def _upload(self, source: _Source, version: str, is_begun: bool) -> None:
         name, job = self._spec.name, self._job
@@ -3410,8 +3370,8 @@ class _Push:
             file, path = one
             target = _join_path(object_name, file.path)
             source.check(file)
-            is_there = there.get(target) == file.size
-            if is_there or self._copy(copies.get(file.sha256 or ""), target):
+            is_there, same = there.get(target) == file.size, copies.get(file.sha256)
+            if is_there or (same and self._copy(same, target)):
                 job.advance(file.size or 0)
             else:
                 self._put(source, file, path, target, version)
@@ -3419,31 +3379,30 @@ class _Push:
 
         job.run(upload, source.uploads)
 
-    def _find_copies(self) -> dict[str, str]:
+    def _find_copies(self) -> dict[str | None, str]:
         """Return the latest version's objects that have the right size, by SHA-256."""
-        name, version, found = self._spec.name, self._listed[0], dict[str, str]()
+        name, version = self._spec.name, self._listed[0]
+        object_name = self._store.get_object_name(name, version)
+        found: dict[str | None, str] = {}
         with suppress(ObjectDoesNotExistError, AssetIntegrityError):
             manifest = self._store._read_manifest(name, version)
             sizes = {} if manifest.is_packed else self._list_sizes(version)
             for file in manifest.files:
-                object_name = self._store.get_object_name(name, version)
                 source = _join_path(object_name, file.path)
                 if file.sha256 and sizes.get(source) == file.size:
                     found[file.sha256] = source
         return found
 
-    def _copy(self, source: str | None, target: str) -> bool:
+    def _copy(self, source: str, target: str) -> bool:
         """Tell whether the store made a copy of an object itself."""
-        if source is None:
-            return False
         try:
             self._driver.copy_object(source, target)
-        except FileExistsError:  # which an upload looks into
-            return False
+            return True
+        except FileExistsError:
+            pass  # an upload looks into that
         except StorageDriverError as error:  # too large, or not allowed
             _logger().info("uploading %r, as it cannot be copied: %s", target, error)
-            return False
-        return True
+        return False
 
     def _put(
         self, source: _Source, file: ManifestFile, path: str, target: str, version: str
@@ -3516,8 +3475,11 @@ class StorageProvider(_StoreReader):
         """
         spec = AssetSpec(name, version=version, versioning=self.versioning)
         self._check_new(spec)
-        how = _How(False, dry_run, pack, metadata or {})
-        return self._publish(spec, None, asset_path, how)
+        push = _Push(self, spec, [], dry_run)
+        published = push.run(asset_path, pack, metadata)
+        if not dry_run:
+            self._commit(spec, published, is_new=True)
+        return published
 
     def update(
         self,
@@ -3536,9 +3498,11 @@ class StorageProvider(_StoreReader):
         where the asset is not there yet. dry_run, pack, metadata: as of `new`.
         """
         spec = AssetSpec(name, version=version, versioning=self.versioning)
-        listed = self._require_versions(spec)
-        how = _How(bump_major, dry_run, pack, metadata or {})
-        return self._publish(spec, listed, asset_path, how)
+        push = _Push(self, spec, self._require_versions(spec), dry_run, bump_major)
+        published = push.run(asset_path, pack, metadata)
+        if not dry_run:
+            self._commit(spec, published, is_new=False)
+        return published
 
     def push(
         self,
@@ -3554,15 +3518,8 @@ class StorageProvider(_StoreReader):
         spec = AssetSpec(name, version=version, versioning=self.versioning)
         if not spec.is_version_complete():
             raise InvalidVersionError(version, "a push takes a complete version")
-        listed, path = self._find_versions(name) or [], os.fspath(asset_path)
-        with self._start_push() as job:
-            how = _How(False, dry_run, pack, metadata or {})
-            _Push(self, spec, listed, job).run(path, how)
-
-    def _start_push(self) -> _Job:
-        # with no patience of its own: an SDK may not tell how far an upload is, and
-        # sending has time-outs that are not begun anew
-        return _Job(self.workers, self.on_progress)
+        listed = self._find_versions(name)
+        _Push(self, spec, listed, dry_run).run(asset_path, pack, metadata)
 
     def _check_new(self, spec: AssetSpec) -> None:
         """Raise unless an asset is new, and no disk takes it for one that is there."""
@@ -3578,28 +3535,18 @@ class StorageProvider(_StoreReader):
 
     def _require_versions(self, spec: AssetSpec) -> list[str]:
         """Return the versions of an asset that is there already."""
-        listed = self._find_versions(spec.name)
-        if listed is None:
-            raise AssetDoesNotExistError(spec.name, hint="publish it first with `new`")
-        return listed
-
-    def _publish(
-        self, spec: AssetSpec, listed: list[str] | None, path: StrPath, how: _How
-    ) -> str:
-        """Take all steps; listed is None for a new asset."""
-        with self._start_push() as job:
-            version = _Push(self, spec, listed or [], job).run(os.fspath(path), how)
-        if not how.dry_run:
-            self._commit(spec, version, is_new=listed is None)
-        return version
+        try:
+            return self.get_versions_info(spec.name)
+        except ObjectDoesNotExistError as error:
+            hint = "publish it first with `new`"
+            raise AssetDoesNotExistError(spec.name, hint=hint) from error
 
     def _commit(self, spec: AssetSpec, version: str, is_new: bool) -> None:
         """Do step 5, keeping whatever others list at the same time."""
         object_name = self.get_versions_object_name(spec.name)
         deadline = time.monotonic() + self.timeout
         while True:
-            document: dict[str, Any] = {"versions": []}
-            etag = ""
+            document, etag = dict[str, Any](versions=[]), ""
             try:
                 document, etag = self._read_versions(spec.name)
             except ObjectDoesNotExistError:
@@ -4578,7 +4525,7 @@ class _CopyKeeper:
 
     def _list_versions(self, spec: AssetSpec) -> list[str]:
         if self.storage_provider:
-            return self.storage_provider._find_versions(spec.name) or []
+            return self.storage_provider._find_versions(spec.name)
         with _on_disk(self.assets_dir, "read"):
             return self._cache.find_versions(spec)
 
@@ -4634,7 +4581,8 @@ class _Delivery:
         if not manifest and provider:
             manifest = manager._read_manifest(spec)
         if is_cached and not (manifest and manifest.size is not None):
-            manifest = _describe_tree(cached)  # modelkit's, or what is in an image
+            # modelkit's, or what is in an image
+            manifest = _describe_tree(cached, dict(_walk_source(cached)))
         manifest = manifest or manager._read_manifest(spec)
         wanted = manifest.get_part(self._part)
         _require_part(spec, bool(wanted.files or wanted.empty_directories))
@@ -4766,18 +4714,6 @@ class _Delivery:
             _remove_tree(place)  # an interrupted one put it there
             os.rename(os.path.join(content, name), place)
         _sync_folder(self._to)
-
-
-def _describe_tree(path: str) -> Manifest:
-    """Return the manifest of a file or folder as it lies there, without digests."""
-    found = dict(_walk_source(path))
-    files = []
-    for part, stamp in found.items():
-        if stamp:
-            mode = os.stat(_local_path(path, part)).st_mode
-            files.append(ManifestFile(part, stamp[0], None, bool(mode & stat.S_IXUSR)))
-    empty = tuple(part for part, stamp in found.items() if not stamp)
-    return Manifest("" not in found, tuple(files), empty, {})
 
 
 def _require_own_folder(path: str) -> None:
@@ -5541,7 +5477,7 @@ def _fit_versions(versions: Sequence[str], room: int | None) -> str:
 
 
 def _describe_versions(
-    provider: StorageProvider, pairs: Sequence[tuple[str, str]]
+    provider: StorageProvider, pairs: list[tuple[str, str]]
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """Return the document and the lines of a long list."""
     document, rows = [], []

@@ -98,17 +98,10 @@ GUARANTEES = (
     ),
     Guarantee(
         "the commit comes after the data",
-        "            version = _Push(self, spec, listed or [], job)"
-        ".run(os.fspath(path), how)\n"
-        "        if not how.dry_run:\n",
-        "            push = _Push(self, spec, listed or [], job)\n"
-        "            push._upload_later = push._upload\n"
-        "            push._upload = lambda *args: (\n"
-        "                self._commit(spec, args[1], is_new=listed is None),\n"
-        "                push._upload_later(*args),\n"
-        "            )\n"
-        "            version = push.run(os.fspath(path), how)\n"
-        "        if not how.dry_run:\n",
+        "                self._upload(source, version, is_begun)  # 3\n",
+        "                is_new = not self._listed\n"
+        "                self._store._commit(self._spec, version, is_new)\n"
+        "                self._upload(source, version, is_begun)  # 3\n",
         ("tests/guarantees/test_crashes.py", "-k", "killed_publication_is_never"),
     ),
     Guarantee(
@@ -192,8 +185,8 @@ GUARANTEES = (
     ),
     Guarantee(
         "an object is on the disk before it has a name",
-        "os.path.getsize(path), advance)\n                _sync(file)\n",
-        "os.path.getsize(path), advance)\n",
+        "                fill(file)\n                _sync(file)\n",
+        "                fill(file)\n",
         ("tests/guarantees/test_power_cuts.py", "-k", "commit_that_was_reported"),
     ),
     Guarantee(

@@ -363,6 +363,16 @@ def test_what_a_killed_push_left_goes_with_the_next_after_a_day(tmp_path, age_s,
     assert driver.read_object("a/b/c")[0] == b"1"
 
 
+def test_an_object_that_is_called_much_like_what_is_staged_is_one(tmp_path):
+    """As of a folder in which an interrupted `fetch --to` left something."""
+    driver = LocalDriver(str(tmp_path))
+    for name in ("a/.modelkit-assets.staging", "a/.modelkit-assets.0123456789abc"):
+        driver.write_object(b"1", name)
+        os.utime(tmp_path / name, (0, 0))
+    LocalDriver(str(tmp_path)).write_object(b"2", "a/b")
+    assert len(list(driver.iterate_objects("a"))) == 3
+
+
 def test_a_look_at_a_folder_leaves_no_file_open(tmp_path):
     driver = LocalDriver(str(tmp_path))
     driver.write_object(b"1", "a/b")

@@ -3255,9 +3255,10 @@ class _Push:
         listed: list[str],
         dry_run: bool,
         bump_major: bool = False,
+        copy: bool = True,
     ) -> None:
         self._store, self._spec, self._listed = store, spec, listed
-        self._dry_run, self._bump_major = dry_run, bump_major
+        self._dry_run, self._bump_major, self._may_copy = dry_run, bump_major, copy
         # with no patience of its own: an SDK may not tell how far an upload is, and
         # sending has time-outs that are not begun anew
         self._job = _Job(store.workers, store.on_progress)
@@ -3363,7 +3364,8 @@ class _Push:
         object_name = self._store.get_object_name(name, version)
         there = self._list_sizes(version) if is_begun else {}
         files = [file for file, _ in source.uploads]
-        copies = self._find_copies() if self._listed and files[0].sha256 else {}
+        is_next = self._may_copy and self._listed and files[0].sha256
+        copies = self._find_copies() if is_next else {}
         job.begin("uploading", f"{name}:{version}", files)
 
         def upload(one: tuple[ManifestFile, str]) -> None:
@@ -3491,14 +3493,19 @@ class StorageProvider(_StoreReader):
         dry_run: bool = False,
         pack: bool = False,
         metadata: Mapping[str, str] | None = None,
+        copy: bool = True,
     ) -> str:
         """Publish a file or folder as an asset's next version, and return that.
 
         version may be complete, or name the major to count up. AssetDoesNotExistError
         where the asset is not there yet. dry_run, pack, metadata: as of `new`.
+
+        What the latest version has is copied within the store, which is not read, so
+        that what was altered there since would be, too: without copy, all is uploaded.
         """
         spec = AssetSpec(name, version=version, versioning=self.versioning)
-        push = _Push(self, spec, self._require_versions(spec), dry_run, bump_major)
+        listed = self._require_versions(spec)
+        push = _Push(self, spec, listed, dry_run, bump_major, copy)
         published = push.run(asset_path, pack, metadata)
         if not dry_run:
             self._commit(spec, published, is_new=False)
@@ -3759,7 +3766,7 @@ class _Cache:
 
     def iterate_copies(self) -> Iterator[tuple[str, list[str]]]:
         """Yield the name of each asset that has marked copies, and their versions."""
-        for folder, folders, _ in os.walk(self.assets_dir):
+        for folder, folders, _ in os.walk(self.assets_dir, onerror=self._refuse):
             name = os.path.relpath(folder, self.assets_dir).replace(os.sep, "/")
             versions = self.find_copies(name)
             # at the top, where no version can lie
@@ -3767,6 +3774,15 @@ class _Cache:
             folders[:] = sorted(set(folders) - set(hidden))
             if versions:
                 yield name, versions
+
+    def _refuse(self, error: OSError) -> None:
+        """Raise AssetsDirError where a folder that may hold assets cannot be read."""
+        name = os.path.relpath(error.filename, self.assets_dir).replace(os.sep, "/")
+        with suppress(InvalidNameError):  # others' folders lie there, as lost+found
+            if name != ".":
+                AssetSpec.check_name_valid(name)
+            if isinstance(error, PermissionError):
+                raise _make_disk_error(error, error.filename, "read") from error
 
     def find_copies(self, name: str) -> list[str]:
         """Return the versions of an asset that have marked copies, the latest first."""
@@ -4426,9 +4442,10 @@ class _CopyKeeper:
         """
         spec = self.resolve(spec)
         path, part = self._cache.get_path(spec.name, spec.version), spec.sub_part or ""
-        if not os.path.exists(path):
-            hint = f"{self.assets_dir!r} has no copy of it"
-            raise AssetDoesNotExistError(spec.name, spec.version, hint)
+        with _on_disk(path, "read"):
+            if _get_size(path) == "nothing":
+                hint = f"{self.assets_dir!r} has no copy of it"
+                raise AssetDoesNotExistError(spec.name, spec.version, hint)
         self._cache.require_inside(path)
         manifest = _find_manifest(path)
         self._cache.check_origin(path, manifest)
@@ -4444,7 +4461,12 @@ class _CopyKeeper:
             job.begin("checking", str(spec), files)
             right = set(_find_right(pieces, path, self.assets_dir, job))
         wrong = {piece.file.path for piece in pieces if piece not in right}
-        return [_local_path(path, part) for part in sorted(wrong)]
+        paths = [_local_path(path, part) for part in sorted(wrong)]
+        for one in paths:
+            with _on_disk(one, "read"):
+                if _get_size(one) != "nothing" and not os.access(one, os.R_OK):
+                    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), one)
+        return paths
 
     def iterate_copies(self) -> Iterator[LocalCopy]:
         """Yield the cached versions that a marker shows to be ours, by name."""
@@ -5168,7 +5190,8 @@ def main(args: Sequence[str] | None = None) -> int:
     if not sys.stderr:  # it is None where it was closed, which `print` takes for stdout
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     chosen = next((one for one in given if not one.startswith("-")), None)
-    options = _get_main_parser(chosen).parse_args(given)
+    is_json = chosen is not None and "--json" in given[given.index(chosen) :]
+    options = _get_main_parser(chosen, is_json).parse_args(given)
     options.screen = _Screen()
     options.on_progress = None if options.quiet else options.screen.show
     try:
@@ -5177,14 +5200,14 @@ def main(args: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as error:
         code = _fail(options, *(error.args or ("interrupted", 130)))
         if args is None:  # the process is ours: no thread of an SDK's holds it up
-            sys.stdout.flush()
-            sys.stderr.flush()
+            _drop_output()
             os._exit(code)
         return code
     except BrokenPipeError:  # whoever read our output has had enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return 1
     except (ModelkitAssetsError, OSError, UnicodeError) as error:
+        _drop_output()
         if options.verbose:
             import traceback
 
@@ -5245,10 +5268,25 @@ def _logging(options: Namespace) -> Iterator[None]:
             _logger().removeHandler(handler)
 
 
+def _drop_output() -> None:
+    """Write what was printed; where that cannot be, Python is not to try it again."""
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            with suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
 def _fail(options: Namespace, message: str, code: int) -> int:
-    message = " ".join(message.split())
     if options.json:
         options.screen.close()
+    return _report(message, code, options.json)
+
+
+def _report(message: str, code: int, is_json: bool) -> int:
+    message = " ".join(message.split())
+    if is_json:
         print(json.dumps({"error": message, "exit_code": code}), file=sys.stderr)
     else:
         _say(f"error: {message}")
@@ -5260,24 +5298,29 @@ def _print(options: Namespace, document: Any, lines: Iterable[str]) -> int:
     options.screen.close()
     for line in [json.dumps(document, indent=2)] if options.json else lines:
         print(line)
+    if sys.stdout:  # else what cannot be written were noticed after the exit code
+        sys.stdout.flush()
     return 0
 
 
-def _get_main_parser(chosen: str | None = None) -> argparse.ArgumentParser:
+def _get_main_parser(
+    chosen: str | None = None, is_json: bool = False
+) -> argparse.ArgumentParser:
     """Return the parser; given a command, with the arguments of that one alone.
 
     To make those of all takes 5 ms, half as long as Python takes to start.
     """
     import argparse
 
+    class Parser(argparse.ArgumentParser):
+        def error(self, message: str) -> NoReturn:
+            if is_json:
+                sys.exit(_report(message, 2, is_json))
+            super().error(message)
+
     class ShowVersion(argparse.Action):
         def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
-            import hashlib
-
-            # of this file as it stands, so that a changed copy shows
-            loader: Any = globals()["__loader__"]
-            digest = hashlib.sha256(loader.get_data(__file__)).hexdigest()
-            print(_PROGRAM, __version__, f"sha256:{digest}")
+            print(_PROGRAM, __version__, f"sha256:{_hash_own_file()}")
             parser.exit()
 
     def formatter(prog: str) -> argparse.HelpFormatter:
@@ -5286,7 +5329,7 @@ def _get_main_parser(chosen: str | None = None) -> argparse.ArgumentParser:
 
     common: Any = {"formatter_class": formatter}
     about = (__doc__ or "").split("\n")[0]
-    parser = argparse.ArgumentParser(_PROGRAM, None, about, _EXIT_CODES, **common)
+    parser = Parser(_PROGRAM, None, about, _EXIT_CODES, **common)
     text = "show the version, and the SHA-256 of this file as it stands"
     parser.add_argument("--version", action=ShowVersion, nargs=0, help=text)
     # without `prog`, argparse would compose a usage for it
@@ -5304,8 +5347,14 @@ def _get_main_parser(chosen: str | None = None) -> argparse.ArgumentParser:
     return parser
 
 
+def _hash_own_file() -> str:
+    """Return the SHA-256 of this file as it stands, so that a changed copy shows."""
+    loader: Any = globals()["__loader__"]
+    return _hash([loader.get_data(__file__)], lambda size: None)
+
+
 def _open_store(options: Namespace, **settings: Any) -> StorageProvider:
-    if options.endpoint and not settings:
+    if options.endpoint and settings.get("provider", "s3") == "s3":
         settings["endpoint_url"] = options.endpoint
     for name in ("provider", "bucket", "prefix"):
         settings.setdefault(name, getattr(options, f"storage_{name}"))
@@ -5354,7 +5403,7 @@ def _run_new(options: Namespace) -> int:
 
 @_command(
     "model.bin nlp/bert:1 --meta commit=3f2a1c",
-    f"PATH NAME[:MAJOR] --bump-major --pack --meta {_CONSENT} {_STORE}",
+    f"PATH NAME[:MAJOR] --bump-major --pack --no-copy --meta {_CONSENT} {_STORE}",
 )
 def _run_update(options: Namespace) -> int:
     """Publish a file or folder as the next version of an asset; asks first."""
@@ -5377,7 +5426,7 @@ def _publish(options: Namespace, is_new: bool, rule: str) -> int:
     how: dict[str, Any] = {"dry_run": options.dry_run, "pack": options.pack}
     how["metadata"] = {key: value for key, _, value in pairs}
     if not is_new:
-        how["bump_major"] = options.bump_major
+        how.update(bump_major=options.bump_major, copy=not options.no_copy)
     publish: Any = provider.new if is_new else provider.update
     with _local_source(options) as path:
         version = publish(path, spec.name, spec.version, **how)
@@ -5469,11 +5518,12 @@ def _fit_versions(versions: Sequence[str], room: int | None) -> str:
 
     They come in order; the first is there however narrow it is. None: there is room.
     """
-    text, shown = " ".join(versions), len(versions)
-    while room is not None and len(text) > room and shown > 1:
-        shown -= 1
-        text = f"{' '.join(versions[:shown])} ... ({len(versions)} versions)"
-    return text
+    text = " ".join(versions)
+    if room is None or len(text) <= room:
+        return text
+    rest = f" ... ({len(versions)} versions)"
+    text = text[: max(room - len(rest), 0) + 1].rpartition(" ")[0]
+    return (text or "".join(versions[:1])) + rest * (len(versions) > 1)
 
 
 def _describe_versions(
@@ -5559,9 +5609,10 @@ def _run_resolve(options: Namespace) -> int:
     for text, where in specs:
         with _explaining(manager, where):
             pinned.append(str(manager.resolve(text)))
-    if options.output:
-        _write_whole(options.output, "".join(f"{one}\n" for one in pinned))
-    return _print(options, pinned, [] if options.output else pinned)
+    if options.output in (None, "-", "/dev/stdout"):
+        return _print(options, pinned, pinned)
+    _write_whole(options.output, "".join(f"{one}\n" for one in pinned))
+    return _print(options, pinned, [])
 
 
 def _write_whole(path: str, text: str) -> None:
@@ -5586,12 +5637,16 @@ def _write_whole(path: str, text: str) -> None:
 
 
 def _read_specs(options: Namespace) -> list[tuple[str, str]]:
-    """Return the specs that are given, and where those of a file stand in it."""
-    specs, path = [(text, "") for text in options.specs], options.r
-    if not specs and not path:
+    """Return the specs that are given, and where those of files stand in them."""
+    if not options.specs and not options.r:
         raise InvalidAssetSpecError("", "give a SPEC, or a file of them with -r")
-    if not path:
-        return specs
+    specs = [(text, "") for text in options.specs]
+    for path in options.r:
+        specs += _read_spec_file(path)
+    return specs
+
+
+def _read_spec_file(path: str) -> list[tuple[str, str]]:
     shown = "standard input" if path == "-" else repr(path)
     try:
         # not sys.stdin, which has an encoding of its own
@@ -5607,7 +5662,7 @@ def _read_specs(options: Namespace) -> list[tuple[str, str]]:
     ]
     if not found:
         raise ConfigurationError(f"there is no spec in {shown}")
-    return specs + found
+    return found
 
 
 @contextmanager
@@ -5771,7 +5826,7 @@ def _remove(
 def _read_size(text: str) -> int:
     """Read a number of bytes, as `50GB` or `1.5 TiB`."""
     found = re.fullmatch(r"\s*([0-9.]+)\s*([kMGT]?)(i?)B?\s*", text, re.IGNORECASE)
-    with suppress(ValueError):
+    with suppress(ValueError, OverflowError):
         if found:
             power = " kmgt".index(found[2].lower() or " ")
             return int(float(found[1]) * (1024 if found[3] else 1000) ** power)
@@ -5942,10 +5997,15 @@ _ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "SPEC": ("spec SPEC", "name[:version]"),
     "SPECS": ("specs SPEC", "name[:version]", {"nargs": "+"}),
     "[SPECS]": ("specs SPEC", "name[:version][[part]]", {"nargs": "*"}),
-    "-r": ("-r FILE", "read specs from it, one a line; # begins a comment; - is stdin"),
-    "-o": ("-o --output FILE", "write there, whole or not at all"),
+    "-r": (
+        "-r FILE",
+        "read specs from it, one a line; # begins a comment; - is stdin",
+        {"action": "append", "default": []},
+    ),
+    "-o": ("-o --output FILE", "write there, whole or not at all; - is stdout"),
     "--to": ("--to DIR", "put the content there instead, as your own"),
     "--pack": ("--pack", "make one object of a folder, a tar"),
+    "--no-copy": ("--no-copy", "upload also what the latest version has, unaltered"),
     "--bump-major": ("--bump-major", "publish the first version of a new major"),
     "--meta": (
         "--meta KEY=VALUE",

@@ -300,3 +300,19 @@ def test_an_update_that_copies_may_die_at_every_step(tmp_path, after):
             (NAME, "0.1"): read_bytes(SECOND),
         }
     assert deaths > 10
+
+
+def test_what_was_altered_in_the_store_is_replaced_without_copying(
+    local, tmp_path, assets_dir, capsys
+):
+    provider = ma.StorageProvider()
+    source = write_tree(tmp_path / "first", FIRST)
+    provider.new(source, NAME)
+    name = f"modelkit-assets/{NAME}/0.0/config"
+    local.write_object(name, b"?" * len(local.read_object(name)))
+    provider.update(source, NAME)  # which copies it
+    with pytest.raises(ma.AssetIntegrityError):
+        ma.AssetsManager().fetch_asset(NAME)
+    assert ma.main(["update", str(source), NAME, "--yes", "--no-copy"]) == 0
+    assert read_files(ma.AssetsManager().fetch_asset(NAME)) == FIRST
+    assert provider.update(source, NAME, copy=False) == "0.3"

@@ -1,6 +1,7 @@
 """The command line, as a script meets it: stdout, stderr and exit codes."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -299,3 +300,71 @@ def test_a_users_system_gets_the_classes_of_the_script(tmp_path, source, store):
     command = [sys.executable, str(script)]
     args = ["x:1.0", "--versioning", "mine:Mine"]
     assert "mine" in fails(2, "fetch", *args, command=command)
+
+
+FULL_DISK = pytest.mark.skipif(
+    not Path("/dev/full").exists(), reason="there is no /dev/full"
+)
+
+
+@FULL_DISK
+@pytest.mark.parametrize(
+    "command",
+    [["list"], ["list", "--json"], ["new", "SOURCE", "y", "--yes"], ["fetch", "x:0"]],
+    ids=" ".join,
+)
+def test_output_that_cannot_be_written_is_one_error(published, assets_dir, command):
+    source = str(assets_dir.parent / "source")
+    command = [source if one == "SOURCE" else one for one in command]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [*BARE, *command], stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert done.returncode in (1, 3)
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert "error" in done.stderr
+
+
+def test_a_pipe_that_nobody_reads_is_no_noise(published):
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run([*BARE, "list"], stdout=writing, stderr=subprocess.PIPE)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (1, b"")
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupt_without_an_output_has_its_code(
+    tmp_path, store, assets_dir, number, code
+):
+    with open(tmp_path / "large", "wb") as file:
+        file.truncate(4 << 30)
+    command = [*BARE, "new", str(tmp_path / "large"), "large", "--yes", "--quiet"]
+    publication = subprocess.Popen(
+        command, stderr=subprocess.PIPE,
+        preexec_fn=lambda: (signal.signal(number, signal.SIG_DFL), os.close(1)),
+    )  # fmt: skip
+    loaded = Path(f"/proc/{publication.pid}/maps")
+    while "hashlib" not in loaded.read_text():  # it is about to hash
+        assert publication.poll() is None
+    publication.send_signal(number)
+    _, errors = publication.communicate()
+    assert publication.returncode == code, errors
+    assert errors.count(b"\n") == 1
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["new"], ["fetch", "--bad", "x"], ["prune", "--keep", "x"], ["no-such"]],
+    ids=" ".join,
+)
+def test_wrong_usage_is_a_document_too(command):
+    done = run(*command, "--json")
+    assert (done.returncode, done.stdout) == (2, "")
+    found = json.loads(done.stderr)
+    assert found["exit_code"] == 2 and found["error"]
+    assert run(*command).stderr.startswith("usage: ")
+
+
+def test_a_size_without_end_is_an_error(store, assets_dir):
+    assert "--max-size" in fails(2, "prune", "--dry-run", "--max-size", "9" * 400)

@@ -1,11 +1,13 @@
 """Files of specs: `fetch -r`, `resolve -r -o`, and what is said of a wrong line."""
 
 import json
+import subprocess
 import threading
 import time
+from pathlib import Path
 
 import pytest
-from commands import fails, ok, run
+from commands import BARE, fails, ok, run
 
 import modelkit_assets as ma
 
@@ -203,3 +205,26 @@ def test_a_pipe_or_a_link_stays_what_it_is(published, assets_dir, tmp_path):
     assert lock.read_text() == "x:0.0\n"
     assert lock.stat().st_mode & 0o777 == 0o640
     assert ok("resolve", "x", "-o", "/dev/stdout") == "x:0.0\n"
+
+
+def test_all_files_of_specs_are_read(published, assets_dir, tmp_path):
+    (tmp_path / "one").write_text("nlp/bert:0.0\n")
+    (tmp_path / "two").write_text("nlp/bert:0.1\n")
+    names = ok("fetch", "x", "-r", tmp_path / "two", "-r", tmp_path / "one").split()
+    assert [Path(name).name for name in names] == ["0.0", "0.1", "0.0"]
+    (tmp_path / "one").write_text("missing\n")
+    assert "missing" in fails(
+        3, "resolve", "-r", tmp_path / "one", "-r", tmp_path / "two"
+    )
+
+
+@pytest.mark.parametrize("name", ["-", "/dev/stdout"])
+def test_standard_output_is_never_replaced(published, assets_dir, tmp_path, name):
+    with open(tmp_path / "log", "w") as log:
+        log.write("first\n")
+        log.flush()
+        command = [*BARE, "resolve", "nlp/bert:0.0", "-o", name]
+        subprocess.run(command, stdout=log, check=True, cwd=tmp_path)
+        log.write("last\n")
+    assert (tmp_path / "log").read_text().split() == ["first", "nlp/bert:0.0", "last"]
+    assert not (tmp_path / "-").exists()

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
-from commands import ok, publish_as_modelkit, run
+from commands import MORTAL, ok, publish_as_modelkit, run
 from trees import snapshot, write_tree
 
 
@@ -145,3 +145,24 @@ def test_what_is_not_there_cannot_be_verified(cached):
     assert "has no copy of it" in verify(3, "nlp/bert:0.7")[1]
     assert "is it 'nlp/bert'?" in verify(3, "nlp/brt")[1]
     assert "invalid asset spec" in verify(2, "nlp/bert[")[1]
+
+
+def test_what_cannot_be_read_is_told_and_not_passed_over(cached):
+    copy = cached / "nlp/bert/0.0"
+    (cached / "lost+found").mkdir(mode=0)  # of a disk, and of no asset's name
+    assert run("verify", command=MORTAL).returncode == 0
+    for path, mode in ((copy / "vocab.txt", 0), (copy, 0), (copy.parent, 0)):
+        before = path.stat().st_mode
+        path.chmod(mode)
+        commands = [["verify"], ["verify", "nlp/bert:0.0"]]
+        if path == copy.parent:
+            commands.append(["list", "--local"])
+        try:
+            for command in commands:
+                done = run(*command, command=MORTAL)
+                assert done.returncode == 1, (path, command, done)
+                assert "cannot read" in done.stderr
+        finally:
+            path.chmod(before)
+    (cached / "lost+found").chmod(0o700)
+    assert run("verify", command=MORTAL).returncode == 0

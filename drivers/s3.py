@@ -24,7 +24,6 @@ _MOST_LINE, _MOST_HEADERS = 1 << 16, 100  # bytes of one, and how many of an ans
 _SIGNED = r"AWS4-HMAC-SHA256 Credential=(.+)/\d{8}/([^/]+)/s3/aws4_request, "
 _Etag = Optional[str]
 _Length = Optional[int]
-_Advance = Callable[[int], Any]
 _locks: dict[int, threading.Lock] = {}  # for making clients, by process
 _ERRORS: dict[Any, Any] = dict.fromkeys((408, 429, *range(500, 600)), ConnectionError)
 _ERRORS.update({401: PermissionError, 403: PermissionError, 404: FileNotFoundError})
@@ -165,7 +164,7 @@ class Driver:
             yield from _read(body, headers, start, length, inf)
 
     def upload_object(
-        self, path: str, name: str, advance: _Advance, *, if_match: _Etag = ""
+        self, path: str, name: str, advance: Callable[[int], Any], *, if_match: str = ""
     ) -> None:
         """Upload a file, in parts where it is large; none outlives a failure."""
         size = os.path.getsize(path)
@@ -281,7 +280,7 @@ class Driver:
             return str(send(**target, IfMatch=if_match.strip('"'))["ETag"])
 
     def _upload_parts(
-        self, path: str, name: str, advance: _Advance, if_match: _Etag
+        self, path: str, name: str, advance: Callable[[int], Any], if_match: str
     ) -> None:
         """Upload four parts at once: https://github.com/boto/boto3/issues/4366."""
         from concurrent.futures import ThreadPoolExecutor, wait
@@ -386,7 +385,7 @@ class _ShortWay:
 
     def open(self, name: str, options: dict[str, str]) -> Any:
         """Return an object's answer, or None where the SDK is to ask."""
-        answer = self._ask("GET", "GetObject", name, options)
+        answer = self._ask("GET", name, options)
         if answer and (answer.status not in (200, 206) or answer.left is None):
             answer.close()
             return None
@@ -397,15 +396,13 @@ class _ShortWay:
         if self._has_checksums:
             checksum = b2a_base64(crc32(data).to_bytes(4, "big"), newline=False)
             options["x-amz-checksum-crc32"] = checksum.decode()
-        answer = self._ask("PUT", "PutObject", Key, options, data)
+        answer = self._ask("PUT", Key, options, data)
         if not answer:
             return ""
         answer.close()
         return str(answer.headers.get("etag", "")) if answer.status == 200 else ""
 
-    def _ask(
-        self, method: str, event: str, name: str, options: Any, data: bytes = b""
-    ) -> Any:
+    def _ask(self, method: str, name: str, options: Any, data: bytes = b"") -> Any:
         """Send a request, and return its answer; None where the SDK is to ask.
 
         Where a server has closed what was kept, it is sent again, though the first may
@@ -415,15 +412,12 @@ class _ShortWay:
         from socket import timeout
 
         # who answers in the store's place, as moto's mock_aws does
-        if self._find_listeners(f"before-send.s3.{event}"):
+        if self._find_listeners(f"before-send.s3.{method.capitalize()}Object"):
             return None
         path = self._root + _make_path(name)
         words = re.compile("(?<=[a-z])(?=[A-Z])")  # of the SDK's IfNoneMatch
         headers = {words.sub("-", key).lower(): options[key] for key in options}
-        headers["host"] = self._host
-        key = self._credentials.get_frozen_credentials()
-        request = (method, path, headers, data)
-        headers["authorization"] = _sign(*request, key, self._region)
+        self._sign(method, path, headers, data)
         headers["user-agent"] = self._agent
         if data:
             headers["content-length"] = str(len(data))
@@ -447,6 +441,35 @@ class _ShortWay:
                     text = error if isinstance(error, OSError) else type(error).__name__
                     raise ConnectionError(str(text)) from None
             kept = None  # which the server has closed meanwhile
+
+    def _sign(
+        self, method: str, path: str, headers: dict[str, str], data: bytes
+    ) -> None:
+        """Add what has to be signed to a request's headers, and the signature.
+
+        https://docs.aws.amazon.com/IAM/latest/UserGuide/create-signed-request.html
+        """
+        import hmac
+        import time
+        from hashlib import sha256
+
+        key = self._credentials.get_frozen_credentials()
+        headers["host"] = self._host
+        headers["x-amz-content-sha256"] = digest = sha256(data).hexdigest()
+        headers["x-amz-date"] = now = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+        if key.token:
+            headers["x-amz-security-token"] = key.token
+        names = ";".join(sorted(headers))
+        lines = "".join(f"{name}:{headers[name]}\n" for name in sorted(headers))
+        request = f"{method}\n{path}\n\n{lines}\n{names}\n{digest}".encode()
+        scope = f"{now[:8]}/{self._region}/s3/aws4_request"
+        text = f"AWS4-HMAC-SHA256\n{now}\n{scope}\n{sha256(request).hexdigest()}"
+        secret = f"AWS4{key.secret_key}".encode()
+        for part in (*scope.split("/"), text):
+            secret = hmac.digest(secret, part.encode(), "sha256")
+        found = f"Credential={key.access_key}/{scope}, SignedHeaders={names}"
+        signature = f"{found}, Signature={secret.hex()}"
+        headers["authorization"] = f"AWS4-HMAC-SHA256 {signature}"
 
     def _connect(self) -> Any:
         connection = self._make()
@@ -520,33 +543,6 @@ class _Answer:
             self.idle.append(connection)
         elif connection:
             connection.close()
-
-
-def _sign(
-    method: str, path: str, headers: dict[str, str], data: bytes, key: Any, region: str
-) -> str:
-    """Add to a request's headers what has to be signed, and return their signature.
-
-    https://docs.aws.amazon.com/IAM/latest/UserGuide/create-signed-request.html
-    """
-    import hmac
-    import time
-    from hashlib import sha256
-
-    headers["x-amz-content-sha256"] = digest = sha256(data).hexdigest()
-    headers["x-amz-date"] = now = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-    if key.token:
-        headers["x-amz-security-token"] = key.token
-    names = ";".join(sorted(headers))
-    lines = "".join(f"{name}:{headers[name]}\n" for name in sorted(headers))
-    request = f"{method}\n{path}\n\n{lines}\n{names}\n{digest}".encode()
-    scope = f"{now[:8]}/{region}/s3/aws4_request"
-    text = f"AWS4-HMAC-SHA256\n{now}\n{scope}\n{sha256(request).hexdigest()}"
-    secret = f"AWS4{key.secret_key}".encode()
-    for part in (*scope.split("/"), text):
-        secret = hmac.digest(secret, part.encode(), "sha256")
-    found = f"Credential={key.access_key}/{scope}, SignedHeaders={names}"
-    return f"AWS4-HMAC-SHA256 {found}, Signature={secret.hex()}"
 
 
 def _condition(if_match: _Etag) -> dict[str, str]:

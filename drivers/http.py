@@ -66,8 +66,7 @@ class Driver:
     """
 
     package = ""  # what pip installs
-    # the keyword that stands for it, and whether it is secret
-    variables = {_VARIABLE: ("authorization", True)}
+    variables = {_VARIABLE: ("authorization", True)}  # its keyword; is it secret
     workers = 16  # transfers at once that suit it
     timeout_s = 30.0  # without a byte, after which a request fails; the core sets it
 

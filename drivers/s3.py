@@ -371,6 +371,7 @@ class _ShortWay:
         config = client.meta.config
         self._has_checksums = config.request_checksum_calculation != "when_required"
         self._agent, self._timeout_s = seen.headers["User-Agent"], timeout_s
+        self._answer_class = type("Answer", (_Answer, http.HTTPResponse), {})
         url, port = urlsplit(seen.url), ":80"
         make: Any = http.HTTPConnection
         if url.scheme == "https":
@@ -386,7 +387,7 @@ class _ShortWay:
     def open(self, name: str, options: dict[str, str]) -> Any:
         """Return an object's answer, or None where the SDK is to ask."""
         answer = self._ask("GET", name, options)
-        if answer and (answer.status not in (200, 206) or answer.left is None):
+        if answer and (answer.status not in (200, 206) or answer.length is None):
             answer.close()
             return None
         return answer
@@ -473,7 +474,7 @@ class _ShortWay:
 
     def _connect(self) -> Any:
         connection = self._make()
-        connection.response_class = _Answer
+        connection.response_class = self._answer_class
         connection.connect()
         connection.sock.settimeout(self._timeout_s)
         connection.buffer = memoryview(bytearray())
@@ -485,29 +486,28 @@ class _ShortWay:
 
 
 class _Answer:
-    """An answer to http.client's connection, in whose own buffer its bytes come.
+    """Is mixed into http.client's answer, which a cached fetch has no need of.
 
-    Its headers are not read as those of an e-mail. That takes 0.07 ms of a processor
-    for each, of 0.3 that a small file takes in all.
+    Its headers are not read as those of an e-mail: that takes 0.07 ms of a processor
+    for each, of 0.3 that a small file takes in all. Its bytes come in a buffer of its
+    connection, which is kept.
     """
 
     connection: Any = None  # once its headers have come
-    idle: list[Any]  # where others look for that, who may have it after this
-
-    def __init__(self, sock: Any, *_: int, method: str) -> None:
-        self._file = sock.makefile("rb")
-        # first what came with the headers: readinto1 would wait for more
-        self._most = DEFAULT_BUFFER_SIZE
+    idle: list[Any]  # connections, which others may have
+    fp: Any
+    # first what came with the headers: readinto1 would wait for more
+    _most = DEFAULT_BUFFER_SIZE
 
     def begin(self) -> None:
         from http.client import BadStatusLine, HTTPException
 
-        line, headers = self._file.readline(_MOST_LINE), dict[str, str]()
+        line, headers = self.fp.readline(_MOST_LINE), dict[str, str]()
         if not line.startswith(b"HTTP/1."):
             raise BadStatusLine(repr(line))
         is_old, self.status = line[7:8] == b"0", int(line[9:12])
         for _ in range(_MOST_HEADERS):
-            line = self._file.readline(_MOST_LINE)
+            line = self.fp.readline(_MOST_LINE)
             if not line.strip():
                 break
             name, _, value = line.decode("latin-1").partition(":")
@@ -517,29 +517,28 @@ class _Answer:
         self.will_close = is_old or headers.get("connection", "").lower() == "close"
         size, self.headers = headers.get("content-length", ""), headers
         is_told = size.isdigit() and "transfer-encoding" not in headers
-        self.left: Any = int(size) if is_told else None
+        self.length: Any = int(size) if is_told else None
 
-    def read(self, _: int) -> Any:
+    def read1(self, _: int) -> Any:
         """Return what has come."""
-        size = min(self.left, _CHUNK)
+        size = min(self.length, _CHUNK)
         if len(self.connection.buffer) < size:
             self.connection.buffer = memoryview(bytearray(size))
         part = self.connection.buffer[: min(size, self._most)]
         try:
-            part = part[: self._file.readinto1(part)]
+            part = part[: self.fp.readinto1(part)]
         except OSError as error:
             raise ConnectionError(str(error)) from None
-        self.left, self._most = self.left - len(part), _CHUNK
+        self.length, self._most = self.length - len(part), _CHUNK
         return part
-
-    def isclosed(self) -> bool:
-        return bool(self._file.closed)
 
     def close(self) -> None:
         """End the request, or let another have the connection where all has come."""
-        self._file.close()
-        connection, self.connection = self.connection, None  # which may close this, too
-        if connection and connection.sock and self.left == 0:
+        if self.fp:
+            self.fp.close()
+        # none from here on, as to close it is to close what it has answered
+        connection, self.connection, self.fp = self.connection, None, None
+        if connection and connection.sock and self.length == 0:
             self.idle.append(connection)
         elif connection:
             connection.close()

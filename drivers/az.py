@@ -9,10 +9,10 @@ import os
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from math import inf
-from typing import Any, Callable, Optional
+from typing import Any, Optional
 
 _CHUNK = 1 << 18  # bytes yielded at a time
 _SMALL = 64 << 20  # what is larger is not read at once
@@ -21,7 +21,6 @@ _MOST_BLOCKS = 50_000  # of one blob
 _STRING, _URL = "AZURE_STORAGE_CONNECTION_STRING", "AZURE_STORAGE_ACCOUNT_URL"
 _Etag = Optional[str]
 _Length = Optional[int]
-_Advance = Callable[[int], Any]
 _locks: dict[int, threading.Lock] = {}  # for making clients, by process
 _ERRORS: dict[Any, Any] = dict.fromkeys((408, 429, *range(500, 600)), ConnectionError)
 _ERRORS.update({401: PermissionError, 403: PermissionError, 404: FileNotFoundError})
@@ -35,18 +34,14 @@ _ERRORS["InvalidBlockList"] = ConnectionError  # it was committed, and the answe
 @contextmanager
 def _builtin_errors(ignore: int = 0) -> Iterator[None]:
     """Raise the contract's built-in exceptions in place of the SDK's."""
-    from azure.core.exceptions import (
-        AzureError,
-        ClientAuthenticationError,
-        ServiceRequestError,
-    )
+    from azure.core import exceptions as sdk
     from requests.exceptions import RequestException
     from urllib3.exceptions import HTTPError  # a raw body's, which nobody wraps
 
     garbage = (UnicodeDecodeError, IndexError)  # what the SDK makes of it
     try:
         yield
-    except (AzureError, RequestException, HTTPError, *garbage) as error:
+    except (sdk.AzureError, RequestException, HTTPError, *garbage) as error:
         status = getattr(error, "status_code", None)
         if status == ignore:
             return
@@ -55,9 +50,9 @@ def _builtin_errors(ignore: int = 0) -> Iterator[None]:
         kind = _ERRORS.get(code) or _ERRORS.get(status, OSError)
         # the first line, without the signature that its URL may hold
         text = re.sub(r"\?[^\s'\"]*", "", str(error).partition("\n")[0])
-        if isinstance(error, ClientAuthenticationError) and not status:
+        if isinstance(error, sdk.ClientAuthenticationError) and not status:
             kind = ValueError  # without credentials, nobody was asked
-        if isinstance(error, ServiceRequestError):  # nothing could be sent
+        if isinstance(error, sdk.ServiceRequestError):  # nothing could be sent
             kind = ConnectionRefusedError
         if kind is ValueError:
             text += f": check MODELKIT_STORAGE_BUCKET, {_STRING} and {_URL}"
@@ -119,7 +114,7 @@ class Driver:
             yield from _read(self._open(name, headers), start, length, inf)
 
     def upload_object(
-        self, path: str, name: str, advance: _Advance, *, if_match: _Etag = ""
+        self, path: str, name: str, advance: Callable[[int], Any], *, if_match: str = ""
     ) -> None:
         """Upload a file, in blocks where it is large, which expire unless committed."""
         from concurrent.futures import ThreadPoolExecutor

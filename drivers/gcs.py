@@ -11,10 +11,10 @@ import os
 import re
 import threading
 from base64 import b64encode
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from math import inf
-from typing import Any, Callable, Optional
+from typing import Any, Optional
 
 _CHUNK = 1 << 18  # bytes yielded at a time
 _SMALL = 64 << 20  # what is larger is not read at once
@@ -23,7 +23,6 @@ _VARIABLE = "GOOGLE_APPLICATION_CREDENTIALS"
 _REFUSED = "NewConnection|NameResolution|ConnectTimeout|SSLError"
 _Etag = Optional[str]
 _Length = Optional[int]
-_Advance = Callable[[int], Any]
 _locks: dict[int, threading.Lock] = {}  # for making clients, by process
 _ERRORS: dict[Any, Any] = dict.fromkeys((408, 429, *range(500, 600)), ConnectionError)
 _ERRORS.update({401: PermissionError, 403: PermissionError, 404: FileNotFoundError})
@@ -136,7 +135,7 @@ class Driver:
 
     @_builtin_errors()
     def upload_object(
-        self, path: str, name: str, advance: _Advance, *, if_match: _Etag = ""
+        self, path: str, name: str, advance: Callable[[int], Any], *, if_match: str = ""
     ) -> None:
         """Upload a file, in parts where it is large, which expire unless completed."""
         from google.cloud.storage.retry import DEFAULT_RETRY
@@ -201,12 +200,8 @@ class Driver:
         # the SDK's own downloads write to a file, and show no Content-Range
         url = self._get_blob(name)._get_download_url(self.client, **condition)
         headers["Accept-Encoding"] = "gzip"  # else GCS itself may decompress
-        options: Any = {
-            "headers": headers,
-            "stream": True,
-            "timeout": self._once["timeout"],
-        }
-        answer = self.client._http.request("GET", url, **options)
+        how: Any = {"stream": True, "timeout": self._once["timeout"]}
+        answer = self.client._http.request("GET", url, headers=headers, **how)
         if answer.status_code not in (200, 206):
             with closing(answer):
                 sdk: Any = exceptions

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from math import inf
-from typing import Any, Callable, NoReturn, Optional
+from typing import Any, NoReturn, Optional
 
 _CHUNK = 1 << 18  # bytes yielded at a time
 _SMALL = 64 << 20  # what is larger is not read at once
@@ -22,7 +22,6 @@ _VARIABLE = "MODELKIT_HTTP_AUTHORIZATION"
 _URL = r"(https?)://(\[[\da-f:.]+\]|[^][/?#@:\s\\]+)(?::(\d{1,5}))?([/?].*)?"
 _Etag = Optional[str]
 _Length = Optional[int]
-_Advance = Callable[[int], Any]
 _Origin = tuple[str, str, int]  # scheme, host and port
 _ERRORS: dict[Any, Any] = dict.fromkeys((408, 429, *range(500, 600)), ConnectionError)
 _ERRORS.update(dict.fromkeys((401, 403, 407), PermissionError))
@@ -49,6 +48,12 @@ def _builtin_errors(kind: Any = ConnectionError, at: str = "") -> Iterator[None]
         raise kind(at + text) from error
 
 
+def _refuse(*_: Any, **__: Any) -> NoReturn:
+    """Refuse to write, and to list, for which HTTP has no request."""
+    text = "an http store is only read: list it, and publish, where its files are kept"
+    raise NotImplementedError(text)
+
+
 class Driver:
     """What a server has below a base URL, which is called the bucket here.
 
@@ -61,14 +66,12 @@ class Driver:
     """
 
     package = ""  # what pip installs
-    # the keyword that stands for it, and whether it is secret
-    variables = {_VARIABLE: ("authorization", True)}
+    variables = {_VARIABLE: ("authorization", True)}  # its keyword; is it secret
     workers = 16  # transfers at once that suit it
     timeout_s = 30.0  # without a byte, after which a request fails; the core sets it
 
     def __init__(self, bucket: str, client: Any = None, **settings: str) -> None:
-        self.bucket, self._given = bucket.rstrip("/"), client
-        self._context: Any = None
+        self.bucket, self._context = bucket.rstrip("/"), client
         self._authorization = settings.get("authorization", "")
         # connections that wait for a request, by process and origin
         self._idle: dict[tuple[int, _Origin], list[Any]] = {}
@@ -97,9 +100,7 @@ class Driver:
         data = b"".join(self._read(answer, 0, None, _SMALL))
         return data, _get_etag(answer, len(data))
 
-    def write_object(self, data: bytes, name: str, *, if_match: _Etag = None) -> str:
-        """Refuse to write."""
-        _refuse()
+    write_object = _refuse
 
     def iterate_bytes(
         self, name: str, start: int = 0, length: _Length = None, if_match: _Etag = None
@@ -123,33 +124,14 @@ class Driver:
             raise FileExistsError(f"{name!r} has changed")
         yield from self._read(answer, start, length, inf)
 
-    def upload_object(
-        self, path: str, name: str, advance: _Advance, *, if_match: _Etag = ""
-    ) -> None:
-        """Refuse to write."""
-        _refuse()
-
-    def copy_object(self, source: str, name: str) -> None:
-        """Refuse to write."""
-        _refuse()
-
-    def iterate_objects(self, prefix: str) -> Iterator[tuple[str, int, str]]:
-        """Refuse to list, for which HTTP has no request."""
-        _refuse()
-
-    def delete_object(self, name: str) -> None:
-        """Refuse to write."""
-        _refuse()
+    upload_object = copy_object = iterate_objects = delete_object = _refuse
 
     def get_object_uri(self, name: str) -> str:
         """Return the object's URL, as people write it."""
         return f"{self.bucket}/{name}"
 
-    def __repr__(self) -> str:
-        return f"<Driver {self.bucket!r}>"
-
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_given": None, "_context": None, "_idle": {}}
+        return {**vars(self), "_context": None, "_idle": {}}
 
     def _open(self, name: str, headers: dict[str, str], method: str = "GET") -> Any:
         """Return the answer that has an object's bytes, or 416 where they end."""
@@ -162,7 +144,7 @@ class Driver:
             if answer.status in (200, 206):
                 encoding = answer.headers.get("Content-Encoding", "").lower()
                 if encoding not in _AS_STORED:
-                    answer.owner[1].close()
+                    answer.connection.close()
                     text = f"it came compressed ({encoding}), for which nobody asked"
                     raise OSError(f"{text}: let the server send what it stores")
                 return answer
@@ -177,7 +159,7 @@ class Driver:
         raise OSError(f"it is redirected more than {_MOST_REDIRECTS} times")
 
     def _send(self, method: str, url: str, headers: dict[str, str]) -> Any:
-        """Return the answer to a request; its owner is its origin and connection."""
+        """Return the answer to a request, which has its connection."""
         origin, target = _split(url)
         connection = self._find_idle(origin) or self._connect(*origin)
         sent = {"Accept-Encoding": "identity", "User-Agent": "modelkit-assets"}
@@ -191,7 +173,7 @@ class Driver:
         except BaseException:
             connection.close()
             raise
-        answer.owner = origin, connection
+        answer.connection = connection
         return answer
 
     def _read(
@@ -202,8 +184,13 @@ class Driver:
         begin, end = start, start + (length or inf)
         try:
             if answer.status == 206:
-                begin, end = 0, _check_range(answer, start, length)
-                size = int(end)
+                area = answer.headers.get("Content-Range", "")
+                found = re.fullmatch(rf"bytes {start}-\d+/(\d+)", area)
+                total = int(found[1]) if found else 0
+                begin, end = 0, min(length or inf, total - start)
+                if end <= 0 or size not in (None, end):
+                    raise ConnectionError(f"a range from {start} on came as {area!r}")
+                size = end
             elif size is None and not answer.chunked:
                 raise OSError("the server does not tell where it ends")
             while came < end and max(came, size or 0) <= most:
@@ -225,14 +212,15 @@ class Driver:
         """Keep an answer's connection for other requests, if all of it has come."""
         from http.client import HTTPException
 
-        origin, connection = answer.owner
+        connection = answer.connection
         if answer.status >= 300 and (answer.length or inf) < _CHUNK:
             with suppress(OSError, HTTPException):  # the status has told enough
                 answer.read()
         is_read = answer.isclosed() or answer.length == 0
         answer.close()
         if is_read and connection.sock:
-            self._idle.setdefault((os.getpid(), origin), []).append(connection)
+            owner = (os.getpid(), connection.origin)
+            self._idle.setdefault(owner, []).append(connection)
         else:
             connection.close()
 
@@ -259,11 +247,12 @@ class Driver:
             import ssl  # 20 ms, with the authorities
 
             make = HTTPSConnection
-            self._context = self._context or self._given or ssl.create_default_context()
+            self._context = self._context or ssl.create_default_context()
             how["context"] = self._context
         at, port_there = via or (host, port)
         connection = make(at.strip("[]"), port_there, **how)  # those of IPv6
         connection.base, connection.headers = "", {}
+        connection.origin = (scheme, host, port)
         if via and scheme == "https":
             connection.set_tunnel(host, port, headers)
         elif via:
@@ -344,18 +333,3 @@ def _get_size(answer: Any) -> int | None:
 def _get_etag(answer: Any, size: int | None) -> str:
     """Return the server's own etag, else what shows that an object has changed."""
     return answer.headers.get("ETag") or f"{answer.headers.get('Last-Modified')} {size}"
-
-
-def _check_range(answer: Any, start: int, length: _Length) -> float:
-    """Return how many bytes a part has, if it is the one that was asked for."""
-    area = answer.headers.get("Content-Range", "")
-    found = re.fullmatch(rf"bytes {start}-\d+/(\d+)", area)
-    size = min(length or inf, int(found[1]) - start) if found else 0
-    if size <= 0 or answer.length not in (None, size):
-        raise ConnectionError(f"a range from {start} on came as {area!r}")
-    return size
-
-
-def _refuse() -> NoReturn:
-    text = "an http store is only read: list it, and publish, where its files are kept"
-    raise NotImplementedError(text)

@@ -9,12 +9,12 @@ import os
 import re
 import threading
 from binascii import b2a_base64, crc32
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
-from functools import cache, partial
+from functools import partial
 from io import DEFAULT_BUFFER_SIZE, BytesIO
 from math import inf
-from typing import Any, Callable, Optional
+from typing import Any, Optional
 
 _CHUNK = 1 << 19  # bytes yielded at a time; a quarter faster than of half as many
 _SMALL = 64 << 20  # what is larger is not read at once
@@ -24,7 +24,6 @@ _MOST_LINE, _MOST_HEADERS = 1 << 16, 100  # bytes of one, and how many of an ans
 _SIGNED = r"AWS4-HMAC-SHA256 Credential=(.+)/\d{8}/([^/]+)/s3/aws4_request, "
 _Etag = Optional[str]
 _Length = Optional[int]
-_Advance = Callable[[int], Any]
 _locks: dict[int, threading.Lock] = {}  # for making clients, by process
 _ERRORS: dict[Any, Any] = dict.fromkeys((408, 429, *range(500, 600)), ConnectionError)
 _ERRORS.update({401: PermissionError, 403: PermissionError, 404: FileNotFoundError})
@@ -165,16 +164,17 @@ class Driver:
             yield from _read(body, headers, start, length, inf)
 
     def upload_object(
-        self, path: str, name: str, advance: _Advance, *, if_match: _Etag = ""
+        self, path: str, name: str, advance: Callable[[int], Any], *, if_match: str = ""
     ) -> None:
         """Upload a file, in parts where it is large; none outlives a failure."""
         size = os.path.getsize(path)
         if size > _PART:
             self._upload_parts(path, name, advance, if_match)
             return
+        is_plain = size <= _CHUNK and not self._encryption
 
         def send(**options: str) -> Any:
-            way = None if size > _CHUNK or self._encryption else self._find_way()
+            way = self.client and self._short_way if is_plain else None
             with open(path, "rb") as file:
                 if way and (etag := way.put(file.read(size), **options)):
                     return {"ETag": etag}
@@ -241,9 +241,9 @@ class Driver:
         The first request is the SDK's own: it shows where objects lie, and how requests
         for them are signed. What is not plain is left to it, too, as is any refusal.
         """
-        way = self._find_way()
-        if way and (opened := way.open(name, options)):
-            return opened
+        way = self.client and self._short_way
+        if way and (answer := way.open(name, options)):
+            return answer, answer.headers
         target = {"Bucket": self.bucket, "Key": name}
         answer = self._call(way, self.client.get_object, **target, **options)
         return answer["Body"], answer["ResponseMetadata"]["HTTPHeaders"]
@@ -253,19 +253,14 @@ class Driver:
 
         tried: the way that was not taken there, if there was one; no other is replaced.
         """
-        client = self.client
         try:
             answer = method(**options)
         finally:  # it holds the session token
             seen = self._seen.pop(threading.get_ident(), None)  # of a given client none
         if seen and self._short_way is tried:
-            key = options["Key"]
-            self._short_way = _find_short_way(client, seen, key, self.timeout_s)
+            about = (self.client, seen, options["Key"], self.timeout_s)
+            self._short_way = _find_short_way(*about)
         return answer
-
-    def _find_way(self) -> Any:
-        """Return the short way, once it is known; each process has its own."""
-        return self.client and self._short_way
 
     def _write(self, send: Callable[..., Any], name: str, if_match: _Etag) -> str:
         """Call send with its target and condition, and return the object's new etag."""
@@ -285,7 +280,7 @@ class Driver:
             return str(send(**target, IfMatch=if_match.strip('"'))["ETag"])
 
     def _upload_parts(
-        self, path: str, name: str, advance: _Advance, if_match: _Etag
+        self, path: str, name: str, advance: Callable[[int], Any], if_match: str
     ) -> None:
         """Upload four parts at once: https://github.com/boto/boto3/issues/4366."""
         from concurrent.futures import ThreadPoolExecutor, wait
@@ -376,6 +371,7 @@ class _ShortWay:
         config = client.meta.config
         self._has_checksums = config.request_checksum_calculation != "when_required"
         self._agent, self._timeout_s = seen.headers["User-Agent"], timeout_s
+        self._answer_class = type("Answer", (_Answer, http.HTTPResponse), {})
         url, port = urlsplit(seen.url), ":80"
         make: Any = http.HTTPConnection
         if url.scheme == "https":
@@ -389,35 +385,26 @@ class _ShortWay:
         self._make = partial(make, self._host, timeout=min(5, timeout_s))
 
     def open(self, name: str, options: dict[str, str]) -> Any:
-        """Return an object's body and headers, or None where the SDK is to ask."""
-        asked = self._ask("GET", "GetObject", name, options)
-        if not asked:
+        """Return an object's answer, or None where the SDK is to ask."""
+        answer = self._ask("GET", name, options)
+        if answer and (answer.status not in (200, 206) or answer.length is None):
+            answer.close()
             return None
-        connection, answer = asked
-        if answer.status not in (200, 206) or answer.length is None:
-            connection.close()
-            return None
-        return _Body(connection, answer, self._idle), answer.headers
+        return answer
 
     def put(self, data: bytes, Bucket: str, Key: str, **options: str) -> str:
         """Write an object and return its etag, or "" where the SDK is to do it."""
         if self._has_checksums:
             checksum = b2a_base64(crc32(data).to_bytes(4, "big"), newline=False)
             options["x-amz-checksum-crc32"] = checksum.decode()
-        asked = self._ask("PUT", "PutObject", Key, options, data)
-        if not asked:
+        answer = self._ask("PUT", Key, options, data)
+        if not answer:
             return ""
-        connection, answer = asked
-        if answer.length == 0:
-            _Body(connection, answer, self._idle).close()
-        else:
-            connection.close()
+        answer.close()
         return str(answer.headers.get("etag", "")) if answer.status == 200 else ""
 
-    def _ask(
-        self, method: str, event: str, name: str, options: Any, data: bytes = b""
-    ) -> Any:
-        """Send a request, and return its connection and the answer; None for the SDK.
+    def _ask(self, method: str, name: str, options: Any, data: bytes = b"") -> Any:
+        """Send a request, and return its answer; None where the SDK is to ask.
 
         Where a server has closed what was kept, it is sent again, though the first may
         have come: a write is conditional, so that the second finds the first's.
@@ -426,15 +413,12 @@ class _ShortWay:
         from socket import timeout
 
         # who answers in the store's place, as moto's mock_aws does
-        if self._find_listeners(f"before-send.s3.{event}"):
+        if self._find_listeners(f"before-send.s3.{method.capitalize()}Object"):
             return None
         path = self._root + _make_path(name)
         words = re.compile("(?<=[a-z])(?=[A-Z])")  # of the SDK's IfNoneMatch
         headers = {words.sub("-", key).lower(): options[key] for key in options}
-        headers["host"] = self._host
-        key = self._credentials.get_frozen_credentials()
-        request = (method, path, headers, data)
-        headers["authorization"] = _sign(*request, key, self._region)
+        self._sign(method, path, headers, data)
         headers["user-agent"] = self._agent
         if data:
             headers["content-length"] = str(len(data))
@@ -448,7 +432,9 @@ class _ShortWay:
                 # as a file, of which each block has a time-out of its own
                 body = BytesIO(data) if data else None
                 connection.request(method, path, body, headers)
-                return connection, connection.getresponse()
+                answer = connection.getresponse()
+                answer.connection, answer.idle = connection, self._idle
+                return answer
             except (OSError, HTTPException, ValueError) as error:
                 if connection:
                     connection.close()
@@ -457,9 +443,38 @@ class _ShortWay:
                     raise ConnectionError(str(text)) from None
             kept = None  # which the server has closed meanwhile
 
+    def _sign(
+        self, method: str, path: str, headers: dict[str, str], data: bytes
+    ) -> None:
+        """Add what has to be signed to a request's headers, and the signature.
+
+        https://docs.aws.amazon.com/IAM/latest/UserGuide/create-signed-request.html
+        """
+        import hmac
+        import time
+        from hashlib import sha256
+
+        key = self._credentials.get_frozen_credentials()
+        headers["host"] = self._host
+        headers["x-amz-content-sha256"] = digest = sha256(data).hexdigest()
+        headers["x-amz-date"] = now = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+        if key.token:
+            headers["x-amz-security-token"] = key.token
+        names = ";".join(sorted(headers))
+        lines = "".join(f"{name}:{headers[name]}\n" for name in sorted(headers))
+        request = f"{method}\n{path}\n\n{lines}\n{names}\n{digest}".encode()
+        scope = f"{now[:8]}/{self._region}/s3/aws4_request"
+        text = f"AWS4-HMAC-SHA256\n{now}\n{scope}\n{sha256(request).hexdigest()}"
+        secret = f"AWS4{key.secret_key}".encode()
+        for part in (*scope.split("/"), text):
+            secret = hmac.digest(secret, part.encode(), "sha256")
+        found = f"Credential={key.access_key}/{scope}, SignedHeaders={names}"
+        signature = f"{found}, Signature={secret.hex()}"
+        headers["authorization"] = f"AWS4-HMAC-SHA256 {signature}"
+
     def _connect(self) -> Any:
         connection = self._make()
-        connection.response_class = _find_answer_class()
+        connection.response_class = self._answer_class
         connection.connect()
         connection.sock.settimeout(self._timeout_s)
         connection.buffer = memoryview(bytearray())
@@ -470,93 +485,63 @@ class _ShortWay:
             connection.close()
 
 
-@cache
-def _find_answer_class() -> Any:
-    """Return http.client's answer, whose headers are not read as those of an e-mail.
+class _Answer:
+    """Is mixed into http.client's answer, which a cached fetch has no need of.
 
-    That takes 0.07 ms of a processor for each, of 0.3 that a small file takes in all.
+    Its headers are not read as those of an e-mail: that takes 0.07 ms of a processor
+    for each, of 0.3 that a small file takes in all. Its bytes come in a buffer of its
+    connection, which is kept.
     """
-    from http.client import BadStatusLine, HTTPException, HTTPResponse
 
-    class Answer(HTTPResponse):
-        def begin(self) -> None:
-            line, headers = self.fp.readline(_MOST_LINE), dict[str, str]()
-            if not line.startswith(b"HTTP/1."):
-                raise BadStatusLine(repr(line))
-            is_old, self.status = line[7:8] == b"0", int(line[9:12])
-            for _ in range(_MOST_HEADERS):
-                line = self.fp.readline(_MOST_LINE)
-                if not line.strip():
-                    break
-                name, _, value = line.decode("latin-1").partition(":")
-                headers[name.lower()] = value.strip()
-            if line not in (b"\r\n", b"\n"):
-                raise HTTPException("its headers are cut off, or too long")
-            self.will_close = is_old or headers.get("connection", "").lower() == "close"
-            self.headers: Any = headers
-            size = headers.get("content-length", "")
-            is_told = size.isdigit() and "transfer-encoding" not in headers
-            self.length = int(size) if is_told else None
+    connection: Any = None  # once its headers have come
+    idle: list[Any]  # connections, which others may have
+    fp: Any
+    # first what came with the headers: readinto1 would wait for more
+    _most = DEFAULT_BUFFER_SIZE
 
-    return Answer
+    def begin(self) -> None:
+        from http.client import BadStatusLine, HTTPException
 
+        line, headers = self.fp.readline(_MOST_LINE), dict[str, str]()
+        if not line.startswith(b"HTTP/1."):
+            raise BadStatusLine(repr(line))
+        is_old, self.status = line[7:8] == b"0", int(line[9:12])
+        for _ in range(_MOST_HEADERS):
+            line = self.fp.readline(_MOST_LINE)
+            if not line.strip():
+                break
+            name, _, value = line.decode("latin-1").partition(":")
+            headers[name.lower()] = value.strip()
+        if line not in (b"\r\n", b"\n"):
+            raise HTTPException("its headers are cut off, or too long")
+        self.will_close = is_old or headers.get("connection", "").lower() == "close"
+        size, self.headers = headers.get("content-length", ""), headers
+        is_told = size.isdigit() and "transfer-encoding" not in headers
+        self.length: Any = int(size) if is_told else None
 
-class _Body:
-    """An answer's bytes, in the buffer of its connection, which is kept."""
-
-    def __init__(self, connection: Any, answer: Any, idle: list[Any]) -> None:
-        self._connection, self._answer, self._idle = connection, answer, idle
-        self._left = answer.length
-        size = min(answer.length, _CHUNK)
-        if len(connection.buffer) < size:
-            connection.buffer = memoryview(bytearray(size))
-        # first what came with the headers: readinto1 would wait for more
-        self._most = DEFAULT_BUFFER_SIZE
-
-    def read(self, _: int) -> Any:
+    def read1(self, _: int) -> Any:
         """Return what has come."""
-        part = self._connection.buffer[: min(self._left, self._most)]
+        size = min(self.length, _CHUNK)
+        if len(self.connection.buffer) < size:
+            self.connection.buffer = memoryview(bytearray(size))
+        part = self.connection.buffer[: min(size, self._most)]
         try:
-            part = part[: self._answer.fp.readinto1(part)]
+            part = part[: self.fp.readinto1(part)]
         except OSError as error:
             raise ConnectionError(str(error)) from None
-        self._left, self._most = self._left - len(part), _CHUNK
+        self.length, self._most = self.length - len(part), _CHUNK
         return part
 
     def close(self) -> None:
         """End the request, or let another have the connection where all has come."""
-        self._answer.close()
-        if self._left or not self._connection.sock:
-            self._connection.close()
-        else:
-            self._idle.append(self._connection)
-
-
-def _sign(
-    method: str, path: str, headers: dict[str, str], data: bytes, key: Any, region: str
-) -> str:
-    """Add to a request's headers what has to be signed, and return their signature.
-
-    https://docs.aws.amazon.com/IAM/latest/UserGuide/create-signed-request.html
-    """
-    import hmac
-    import time
-    from hashlib import sha256
-
-    headers["x-amz-content-sha256"] = digest = sha256(data).hexdigest()
-    headers["x-amz-date"] = now = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-    if key.token:
-        headers["x-amz-security-token"] = key.token
-    names = ";".join(sorted(headers))
-    lines = "".join(f"{name}:{headers[name]}\n" for name in sorted(headers))
-    request = f"{method}\n{path}\n\n{lines}\n{names}\n{digest}".encode()
-    scope = f"{now[:8]}/{region}/s3/aws4_request"
-    text = f"AWS4-HMAC-SHA256\n{now}\n{scope}\n{sha256(request).hexdigest()}"
-    secret = f"AWS4{key.secret_key}".encode()
-    for part in (*scope.split("/"), text):
-        secret = hmac.digest(secret, part.encode(), "sha256")
-    found = f"Credential={key.access_key}/{scope}, SignedHeaders={names}"
-    return f"AWS4-HMAC-SHA256 {found}, Signature={secret.hex()}"
+        if self.fp:
+            self.fp.close()
+        # none from here on, as to close it is to close what it has answered
+        connection, self.connection, self.fp = self.connection, None, None
+        if connection and connection.sock and self.length == 0:
+            self.idle.append(connection)
+        elif connection:
+            connection.close()
 
 
 def _condition(if_match: _Etag) -> dict[str, str]:
@@ -630,8 +615,6 @@ def _make_client(settings: dict[str, str], timeout_s: float) -> Any:
 def _mask_token(record: Any) -> bool:
     """Mask the session token in what botocore logs at DEBUG: a refusal echoes it."""
     before = r"(?i)(x-amz-security-token(?::|': b?'|%3a)|<token-0>)"
-    record.msg, record.args = (
-        re.sub(before + r"[^'\s\\<]+", r"\1***", record.getMessage()),
-        (),
-    )
+    text = re.sub(before + r"[^'\s\\<]+", r"\1***", record.getMessage())
+    record.msg, record.args = text, ()
     return True

@@ -550,6 +550,22 @@ def test_of_two_readers_none_has_the_others_bytes(lasting):
     assert [(len(one), {*one}) for one in came.values()] == [(MIB, {97}), (MIB, {98})]
 
 
+def test_who_watches_http_client_sees_its_answers(lasting, monkeypatch):
+    """As tools that trace an application's requests do."""
+    from http.client import HTTPConnection, HTTPResponse
+
+    driver, seen, get = make_used_driver(), [], HTTPConnection.getresponse
+    monkeypatch.setattr(
+        HTTPConnection, "getresponse", lambda self: seen.append(get(self)) or seen[-1]
+    )
+    assert driver.read_object("n")[0] == b"/bucket/n"
+    (answer,) = seen
+    assert isinstance(answer, HTTPResponse)
+    assert (answer.status, answer.isclosed()) == (200, True)
+    assert ("content-length", "9") in answer.getheaders()
+    assert answer.reason
+
+
 def test_a_reader_that_leaves_takes_its_connection_along(lasting):
     driver, data = make_used_driver(), bytes(64 * MIB)
     lasting.script = lambda request: S3.show(request, data)

@@ -79,6 +79,10 @@ class Driver:
         self._clients: dict[int, Any] = {}  # by process
         if not (client or settings):
             raise ValueError(f"the provider az needs {_STRING} or {_URL}")
+        url = settings.get("account_url", "https://account")
+        found = re.match(r"https?://[^/?#@:\s]+(?::(\d{1,5}))?(?:[/?]\S*)?$", url)
+        if not found or int(found[1] or 0) > 65535:
+            raise ValueError(f"{_URL} must be http(s)://HOST[:PORT], maybe with more")
 
     @_builtin_errors()
     def stat_object(self, name: str) -> tuple[int, str]:

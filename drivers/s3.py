@@ -21,6 +21,10 @@ _SMALL = 64 << 20  # what is larger is not read at once
 _PART = 16 << 20  # larger files go up in parts, of at least this size
 _MOST_PARTS = 10_000  # of one object
 _MOST_LINE, _MOST_HEADERS = 1 << 16, 100  # bytes of one, and how many of an answer
+_ENDPOINT = (
+    r"https?://(?:\[[\da-fA-F:.]+\]|[^][/?#@:\s\\]+)(?::(\d{1,5}))?(?:/[^?#@]*)?"
+)
+_NO_HEADER = "what no header may, as a line end"
 _SIGNED = r"AWS4-HMAC-SHA256 Credential=(.+)/\d{8}/([^/]+)/s3/aws4_request, "
 _Etag = Optional[str]
 _Length = Optional[int]
@@ -71,8 +75,12 @@ def _builtin_errors(ignore: int = 0) -> Iterator[None]:
         raise ValueError(f"the store redirects without end: {hint}") from None
     except refused as error:
         raise ConnectionRefusedError(str(error)) from None
-    except (*broken, *garbled) as error:
-        raise ConnectionError(str(error)) from None  # whose request holds the token
+    except sdk.EndpointProviderError as error:
+        raise ValueError(f"{error}: check S3_ENDPOINT") from error
+    except (*broken, *garbled) as error:  # whose request holds the token
+        if "Invalid header value" in str(error):  # and which shows it
+            raise ValueError(f"a credential holds {_NO_HEADER}") from None
+        raise ConnectionError(str(error)) from None
     except sdk.BotoCoreError as error:
         raise OSError(str(error)) from error
 
@@ -113,9 +121,13 @@ class Driver:
         if (key or secret or "aws_session_token" in settings) and not (key and secret):
             missing = "AWS_SECRET_ACCESS_KEY" if key else "AWS_ACCESS_KEY_ID"
             raise ValueError(f"{missing} is not set, but another part of the key is")
-        endpoint = settings.get("endpoint_url", "http://host")
-        if not re.match("https?://[^/@]+(/[^@]*)?$", endpoint):
-            raise ValueError("S3_ENDPOINT must be http(s)://HOST, without a password")
+        for part in ("aws_access_key_id", "aws_secret_access_key", "aws_session_token"):
+            if re.search(r"[\x00-\x1f\x7f]", settings.get(part, "")):
+                raise ValueError(f"{part.upper()} holds {_NO_HEADER}")
+        endpoint = re.fullmatch(_ENDPOINT, settings.get("endpoint_url", "http://host"))
+        if not endpoint or int(endpoint[1] or 0) > 65535:
+            text = "S3_ENDPOINT must be http(s)://HOST[:PORT], without a password"
+            raise ValueError(text)
 
     @_builtin_errors()
     def stat_object(self, name: str) -> tuple[int, str]:
@@ -609,7 +621,11 @@ def _make_client(settings: dict[str, str], timeout_s: float) -> Any:
     config = botocore.config.Config(**options)
     about: dict[str, Any] = {"region_name": region, **settings}
     about.pop("profile", None)
-    return session.create_client("s3", config=config, **about)
+    try:
+        return session.create_client("s3", config=config, **about)
+    except ValueError as error:
+        hint = "check S3_ENDPOINT and AWS_DEFAULT_REGION"
+        raise ValueError(f"{error}: {hint}") from error
 
 
 def _mask_token(record: Any) -> bool:

@@ -500,12 +500,56 @@ def test_half_a_key_pair_names_the_other_half(s3, monkeypatch, given, missing):
 
 
 @pytest.mark.parametrize(
-    "endpoint", ["localhost:9000", "ftp://127.0.0.1", "http://", "127.0.0.1", "s3"]
-)
+    "endpoint",
+    [
+        "localhost:9000", "ftp://127.0.0.1", "http://", "127.0.0.1", "s3",
+        "http://127.0.0.1:99999", "http://127.0.0.1:abc", "http://[::1", "http://a b:1",
+        "http://127.0.0.1?x=1", "http://no_host",
+    ],
+)  # fmt: skip
 def test_a_bad_endpoint_names_its_variable(s3, set_keys, monkeypatch, endpoint):
     monkeypatch.setenv("S3_ENDPOINT", endpoint)
     with pytest.raises(ma.ConfigurationError, match="S3_ENDPOINT"):
         ask_versions("s3")
+
+
+@pytest.mark.parametrize(
+    "name, place",
+    [
+        ("AWS_ACCESS_KEY_ID", "environment"),
+        ("AWS_SECRET_ACCESS_KEY", "environment"),
+        ("AWS_SESSION_TOKEN", "environment"),
+        ("AWS_SESSION_TOKEN", "file"),
+    ],
+)
+def test_a_key_that_no_header_may_hold_is_not_shown(
+    s3, set_keys, aws_folder, monkeypatch, name, place
+):
+    if place == "environment":
+        monkeypatch.setenv(name, f"{S3.secrets[0]}\nx")
+    else:
+        keys = {"AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s"}
+        keys[name] = f"{S3.secrets[0]}\n x"
+        for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
+            monkeypatch.delenv(key, raising=False)
+        lines = [f"{key.lower()} = {value}" for key, value in keys.items()]
+        (aws_folder / "credentials").write_text("\n".join(["[default]", *lines]))
+    with pytest.raises(ma.ConfigurationError, match="no header may") as caught:
+        ask_versions("s3")
+    check_no_secret(caught.value)
+    assert s3.requests == []
+
+
+@pytest.mark.parametrize(
+    "url", ["http://127.0.0.1:abc/x?sig=1", "ftp://x", "http://h:99999"]
+)
+def test_a_bad_account_url_names_its_variable(az, monkeypatch, url):
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_URL", url)
+    with pytest.raises(
+        ma.ConfigurationError, match="AZURE_STORAGE_ACCOUNT_URL"
+    ) as caught:
+        ask_versions("az")
+    assert "sig" not in str(caught.value)
 
 
 def test_s3_without_any_credentials_is_a_wrong_setting(s3):

@@ -1,5 +1,6 @@
 """Sources by URL: objects of any store are published as an asset."""
 
+import os
 import tempfile
 from contextlib import suppress
 from pathlib import Path
@@ -183,3 +184,13 @@ def test_a_source_that_is_refused_or_gone_is_an_error_of_its_own(
     stub.script = script
     assert "MODELKIT_STORAGE_BUCKET" in publish(call, "s3://no-such-bucket/x", 2)
     assert target.list_objects() == []
+
+
+@pytest.mark.server
+def test_an_endpoint_is_that_of_the_source_too(make_store, temp, call, monkeypatch):
+    origin = make_store(MotoStore)
+    origin.write_object("thing", b"1")
+    endpoint = os.environ["S3_ENDPOINT"]
+    monkeypatch.setenv("S3_ENDPOINT", "http://127.0.0.1:1")
+    url = f"s3://{origin.bucket}/thing"
+    assert publish(call, url, 0, "--endpoint", endpoint) == "x:0.0\n"

@@ -156,17 +156,18 @@ class ModelkitAssetsError(Exception):
     _facts: dict[str, Any] = {"message": ""}
 
     def __init__(self, *values: object, **named: object) -> None:
-        facts = {**self._facts, **dict(zip(self._facts, values)), **named}
-        shown = facts.copy()
-        for name, value in facts.items():
+        given = {**self._facts, **dict(zip(self._facts, values)), **named}
+        shown = {}
+        for name in self._facts:
+            value = shown[name] = given[name]
             if isinstance(value, (list, tuple)):
-                facts[name] = tuple(value)
+                value = tuple(value)
                 shown[name] = ", ".join(map(str, value)) or "none"
             elif not isinstance(value, (str, int, float, type(None))):
-                facts[name] = shown[name] = str(value)
+                value = shown[name] = str(value)
             if value and name in ("spec", "name", "version"):  # of any length
                 shown[name] = _cut(str(shown[name]))
-        vars(self).update(facts)
+            vars(self)[name] = value
         named_by = filter(None, (shown.get("name"), shown.get("version")))
         shown["asset"] = ":".join(map(str, named_by))
         super().__init__(" ".join(self._text.format(**shown).splitlines()))
@@ -1069,34 +1070,30 @@ class Manifest(NamedTuple):
         """
         document = _read_json(data, object_name)
         try:
-            return cls._from_document(document)
+            is_directory = document["is_directory"]
+            _require(isinstance(is_directory, bool), "an is_directory that is no bool")
+            _parse_date(document["push_date"])
+            _require(document.get("format", 1) == _FORMAT, "a newer format")
+            is_packed = "pack" in document
+            fit = not is_packed or document["pack"] == "tar" and is_directory
+            _require(fit, "a pack that is no tar of a folder")
+            paths = document["contents"] if is_directory else [""]
+            empty = document.get("empty_directories", [])
+            _require(type(paths) is type(empty) is list, "no list of paths")
+            _require(is_directory or not empty, "a file with folders in it")
+            if is_directory:
+                _check_paths(paths, empty)
+            files = tuple(map(ManifestFile, paths))
+            if "files" in document:
+                _require(isinstance(document["files"], list), "files that are no list")
+                files = tuple(map(ManifestFile.from_entry, document["files"]))
+                same = sorted(file.path for file in files) == sorted(paths)
+                _require(same, "files that are not the contents")
+            _check_offsets(files, is_packed)
+            size = sum(file.size or 0 for file in files)
+            _require(size <= _MAX_BYTES, f"{size} bytes, which is more than 16 TiB")
         except (TypeError, ValueError, KeyError) as error:
             raise AssetIntegrityError(object_name, "a manifest", repr(error)) from error
-
-    @classmethod
-    def _from_document(cls, document: dict[str, Any]) -> Manifest:
-        is_directory = document["is_directory"]
-        _require(isinstance(is_directory, bool), "an is_directory that is no bool")
-        _parse_date(document["push_date"])
-        _require(document.get("format", 1) == _FORMAT, "a newer format")
-        is_packed = "pack" in document
-        fit = not is_packed or document["pack"] == "tar" and is_directory
-        _require(fit, "a pack that is no tar of a folder")
-        paths = document["contents"] if is_directory else [""]
-        empty = document.get("empty_directories", [])
-        _require(type(paths) is type(empty) is list, "no list of paths")
-        _require(is_directory or not empty, "a file with folders in it")
-        if is_directory:
-            _check_paths(paths, empty)
-        files = tuple(map(ManifestFile, paths))
-        if "files" in document:
-            _require(isinstance(document["files"], list), "files that are no list")
-            files = tuple(map(ManifestFile.from_entry, document["files"]))
-            same = sorted(file.path for file in files) == sorted(paths)
-            _require(same, "files that are not the contents")
-        _check_offsets(files, is_packed)
-        size = sum(file.size or 0 for file in files)
-        _require(size <= _MAX_BYTES, f"{size} bytes, which is more than 16 TiB")
         return cls(is_directory, files, tuple(empty), document)
 
     def to_json(self) -> bytes:

@@ -83,7 +83,8 @@ if TYPE_CHECKING:
     from typing import IO, Callable, Literal, NoReturn, Union
 
     StrPath = Union[str, os.PathLike[str]]
-    Versioning = Union[str, type["AssetsVersioningSystem"], None]
+    System = type["AssetsVersioningSystem"]
+    Versioning = Union[str, System, None]
     Advance = Callable[[int], None]  # called with each number of bytes that was moved
     OnProgress = Callable[["Progress"], object]
     Buffer = Union[bytes, bytearray, memoryview]
@@ -161,27 +162,24 @@ class ModelkitAssetsError(Exception):
     _facts: dict[str, Any] = {"message": ""}
 
     def __init__(self, *values: object, **named: object) -> None:
-        given = {**dict(zip(self._facts, values)), **named}
-        facts = {name: given.get(name, self._facts[name]) for name in self._facts}
-        for name, value in facts.items():
-            if not isinstance(value, (str, int, float, tuple, type(None))):
-                facts[name] = tuple(value) if isinstance(value, list) else str(value)
-        vars(self).update(facts)
-        shown = {name: _show(value) for name, value in facts.items()}
-        for name in {"spec", "name", "version"} & facts.keys():  # of any length
-            shown[name] = shown[name] and _cut(str(shown[name]))
+        given = {**self._facts, **dict(zip(self._facts, values)), **named}
+        shown = {}
+        for name in self._facts:
+            value = shown[name] = given[name]
+            if isinstance(value, (list, tuple)):
+                value = tuple(value)
+                shown[name] = ", ".join(map(str, value)) or "none"
+            elif not isinstance(value, (str, int, float, type(None))):
+                value = shown[name] = str(value)
+            if value and name in ("spec", "name", "version"):  # of any length
+                shown[name] = _cut(str(shown[name]))
+            vars(self)[name] = value
         named_by = filter(None, (shown.get("name"), shown.get("version")))
         shown["asset"] = ":".join(map(str, named_by))
         super().__init__(" ".join(self._text.format(**shown).splitlines()))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), tuple(getattr(self, name) for name in self._facts)
-
-
-def _show(value: object) -> object:
-    if isinstance(value, tuple):
-        return ", ".join(map(str, value)) or "none"
-    return value
 
 
 def _cut(text: str) -> str:
@@ -262,7 +260,7 @@ class NoConfiguredProviderError(StorageDriverError):
 
     exit_code = 2
     _text = (
-        "cannot {action}: no storage provider is configured, set "
+        "cannot {action}: no storage provider is configured, or we are offline: set "
         "MODELKIT_STORAGE_PROVIDER and MODELKIT_STORAGE_BUCKET"
     )
     _facts = {"action": "reach a store"}
@@ -395,10 +393,6 @@ class MajorVersionDoesNotExistError(InvalidVersionError):
     _facts = {"version": "", "majors": (), "name": ""}
 
 
-def _shorten(value: object) -> str:
-    return _cut(repr(value))
-
-
 _set_up_log: Callable[[logging.Logger], None] | None = None  # the command line's
 
 
@@ -430,17 +424,16 @@ def _is_contained(path: str) -> bool:
     no empty, `.` or `..` segment, drive letter, device name, NUL or lone surrogate.
     Nor may it be longer than any store holds, or just making its folders would fail.
     """
-    if len(path) > _MAX_PATH:
+    if len(path) > _MAX_PATH or "\0" in path:
         return False
-    segments = path.replace("\\", "/").split("/")
-    encodable = path.isascii() or not re.search("[\ud800-\udfff]", path)
-    return encodable and "\0" not in path and all(map(_is_plain_segment, segments))
-
-
-def _is_plain_segment(segment: str) -> bool:
-    kept = segment.rstrip(" .")  # Windows drops these at the end of a name
-    device = kept.partition(".")[0].rstrip().upper()
-    return bool(kept) and segment[1:2] != ":" and device not in _WINDOWS_DEVICES
+    if not path.isascii() and re.search("[\ud800-\udfff]", path):
+        return False
+    for segment in path.replace("\\", "/").split("/"):
+        kept = segment.rstrip(" .")  # Windows drops these at the end of a name
+        device = kept.partition(".")[0].rstrip().upper()
+        if not kept or segment[1:2] == ":" or device in _WINDOWS_DEVICES:
+            return False
+    return True
 
 
 def _local_path(root: str, part: str) -> str:
@@ -483,10 +476,12 @@ def _read_number(value: Any, variable: str) -> float:
 
 
 def _read_count(value: Any, variable: str) -> int | None:
-    number = 1.0 if value is None else _read_number(value, variable)
+    if value is None:
+        return None
+    number = _read_number(value, variable)
     if number < 1 or number % 1:
         raise ConfigurationError(f"{variable} must be a whole number, not {number:g}")
-    return None if value is None else int(number)
+    return int(number)
 
 
 def _read_boolean(value: Any, variable: str) -> bool:
@@ -499,23 +494,19 @@ def _read_boolean(value: Any, variable: str) -> bool:
 def _read_prefix(value: Any, variable: str) -> str:
     prefix = str(value).strip("/")
     if not _is_contained(prefix):
-        reason = f"must be a path below the bucket, not {value!r}"
-        raise ConfigurationError(f"{variable} {reason}")
+        text = f"{variable} must be a path below the bucket, not {value!r}"
+        raise ConfigurationError(text)
     return prefix
 
 
-def _read_as_is(value: Any, variable: str) -> Any:
-    return value
-
-
-# each variable's default, what reads it, and the older name that it had
-_SETTINGS: dict[str, tuple[str | None, Callable[[Any, str], Any], str]] = {
-    "MODELKIT_ASSETS_DIR": (None, _read_as_is, "ASSETS_DIR"),
+# each variable's default, what reads it unless it is a text, and the older name it had
+_SETTINGS: dict[str, tuple[str | None, Callable[[Any, str], Any] | None, str]] = {
+    "MODELKIT_ASSETS_DIR": (None, None, "ASSETS_DIR"),
     "MODELKIT_ASSETS_OFFLINE": ("false", _read_boolean, ""),
     "MODELKIT_ASSETS_TIMEOUT_S": ("10", _read_number, ""),
-    "MODELKIT_ASSETS_VERSIONING_SYSTEM": (None, _read_as_is, ""),
-    "MODELKIT_STORAGE_PROVIDER": (None, _read_as_is, "STORAGE_PROVIDER"),
-    "MODELKIT_STORAGE_BUCKET": (None, _read_as_is, ""),
+    "MODELKIT_ASSETS_VERSIONING_SYSTEM": (None, None, ""),
+    "MODELKIT_STORAGE_PROVIDER": (None, None, "STORAGE_PROVIDER"),
+    "MODELKIT_STORAGE_BUCKET": (None, None, ""),
     "MODELKIT_STORAGE_PREFIX": ("modelkit-assets", _read_prefix, ""),
     "MODELKIT_STORAGE_FORCE_DOWNLOAD": ("false", _read_boolean, ""),
     "MODELKIT_STORAGE_TIMEOUT_S": ("300", _read_number, ""),
@@ -546,7 +537,7 @@ class _Settings(NamedTuple):
         for variable, (_, read, _) in _SETTINGS.items():
             field = _name_field(variable)
             value, _ = _find_setting(variable, arguments.get(field))
-            values[field] = read(value, variable)
+            values[field] = read(value, variable) if read else value
         return cls(**values)
 
 
@@ -561,7 +552,7 @@ def _find_setting(variable: str, argument: Any = None) -> tuple[Any, str]:
     default, _, older = _SETTINGS[variable]
     if value := os.environ.get(variable):
         return value, "environment"
-    if value := older and os.environ.get(older):
+    if value := os.environ.get(older):
         return value, f"environment, {older}"
     return default, "default"
 
@@ -717,19 +708,16 @@ class SimpleDateAssetsVersioningSystem(AssetsVersioningSystem):
         return version
 
 
-_VERSIONING_SYSTEMS: dict[str, type[AssetsVersioningSystem]] = {
+_VERSIONING_SYSTEMS: dict[str, System] = {
     "major_minor": MajorMinorAssetsVersioningSystem,
     "simple_date": SimpleDateAssetsVersioningSystem,
 }
-
 
 # which every system must define itself
 _OWN_METHODS = ("get_initial_version", "check_version_valid", "increment_version")
 
 
-def _find_versioning_system(
-    versioning: Versioning,
-) -> type[AssetsVersioningSystem] | None:
+def _find_versioning_system(versioning: Versioning) -> System | None:
     """Return the system of a name or `package.module:Class`; None if unset."""
     chosen, _ = _find_setting("MODELKIT_ASSETS_VERSIONING_SYSTEM", versioning)
     if chosen is None or isinstance(chosen, type):
@@ -740,8 +728,8 @@ def _find_versioning_system(
 
     module, _, name = chosen.partition(":")
     try:
-        system = getattr(import_module(module), name)
-    except (ImportError, AttributeError, ValueError, SyntaxError) as error:
+        system: System = getattr(import_module(module), name)
+    except (ImportError, AttributeError, ValueError, TypeError, SyntaxError) as error:
         raise UnknownAssetsVersioningSystemError(chosen, error) from error
     for method, inherited in vars(AssetsVersioningSystem).items():
         own = getattr(system, method, None)
@@ -750,11 +738,10 @@ def _find_versioning_system(
         if method[0] != "_" and (is_missing or is_base and method in _OWN_METHODS):
             reason = f"the class has no {method}"
             raise UnknownAssetsVersioningSystemError(chosen, reason)
-    found: type[AssetsVersioningSystem] = system
-    return found
+    return system
 
 
-def _infer_versioning_system(versions: Sequence[str]) -> type[AssetsVersioningSystem]:
+def _infer_versioning_system(versions: Sequence[str]) -> System:
     """Return the built-in system that all versions follow; `major_minor` for none."""
     for system in _VERSIONING_SYSTEMS.values():
         if all(_is_valid(version, system) for version in versions):
@@ -764,7 +751,7 @@ def _infer_versioning_system(versions: Sequence[str]) -> type[AssetsVersioningSy
     raise InvalidVersionError(versions[0], reason)
 
 
-def _is_valid(text: str, system: type[AssetsVersioningSystem]) -> bool:
+def _is_valid(text: str, system: System) -> bool:
     try:
         system.check_version_valid(text)
     except ValueError:
@@ -791,7 +778,7 @@ class AssetSpec:
     name: str
     version: str | None
     sub_part: str | None
-    _system: type[AssetsVersioningSystem] | None
+    _system: System | None
 
     def __init__(
         self,
@@ -822,10 +809,9 @@ class AssetSpec:
         if not isinstance(text, str):
             reason = f"a spec is a str or an AssetSpec, not a {type(text).__name__}"
             raise InvalidAssetSpecError(text, reason)
-        system = _find_versioning_system(versioning)
-        parse: Any = _parse_spec  # whose cache takes no subclass for hashable
-        spec: AssetSpec = parse(cls, text, system)
-        return spec
+        own: Any = cls  # as a class is not hashable to mypy, nor is `system`
+        system: Any = _find_versioning_system(versioning)
+        return _parse_spec(own, text, system)
 
     @classmethod
     def check_name_valid(cls, name: str) -> None:
@@ -850,9 +836,7 @@ class AssetSpec:
         """The versioning system: the one set, else what the version follows."""
         return self._system or MajorMinorAssetsVersioningSystem
 
-    def _versioning_among(
-        self, versions: Sequence[str]
-    ) -> type[AssetsVersioningSystem]:
+    def _versioning_among(self, versions: Sequence[str]) -> System:
         """Return the system set or followed by the version, else by these versions."""
         return self._system or _infer_versioning_system(versions)
 
@@ -874,11 +858,10 @@ class AssetSpec:
     def _pick_versions(self, names: Iterable[str]) -> list[str]:
         """Return those of the names that are complete versions, the latest first."""
         systems = [self._system] if self._system else _VERSIONING_SYSTEMS.values()
-        names, picked = set(names), list[str]()
+        names, picked = sorted(set(names), reverse=True), list[str]()
         for system in systems:  # of two, one comes after the other
-            picked += system.sort_versions(
-                one for one in names if _is_version(one, system)
-            )
+            mine = [one for one in names if _is_version(one, system)]
+            picked += system.sort_versions(mine)
         return picked
 
     def __setattr__(self, name: str, value: object = None) -> NoReturn:
@@ -886,14 +869,11 @@ class AssetSpec:
 
     __delattr__ = __setattr__
 
-    def _key(self) -> tuple[str, str | None, str | None]:
-        return self.name, self.version, self.sub_part
-
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, AssetSpec) and self._key() == other._key()
+        return isinstance(other, AssetSpec) and str(self) == str(other)
 
     def __hash__(self) -> int:
-        return hash(self._key())
+        return hash(str(self))
 
     def __str__(self) -> str:
         version = f":{self.version}" if self.version else ""
@@ -904,7 +884,7 @@ class AssetSpec:
 
 
 @lru_cache(maxsize=1000)  # or the parsing would take a third of a hit's 20 µs
-def _parse_spec(cls: Any, text: str, system: Any) -> Any:
+def _parse_spec(cls: type[AssetSpec], text: str, system: System | None) -> AssetSpec:
     name, bracket, part = text.partition("[")
     name, colon, version = name.partition(":")
     if (colon and not version) or (bracket and (len(part) < 2 or part[-1] != "]")):
@@ -913,7 +893,7 @@ def _parse_spec(cls: Any, text: str, system: Any) -> Any:
     return cls(name, version=version, sub_part=sub_part, versioning=system)
 
 
-def _is_version(text: str, system: type[AssetsVersioningSystem]) -> bool:
+def _is_version(text: str, system: System) -> bool:
     """Tell whether the text is a complete version, and may be one in a store."""
     plain = _VERSION.fullmatch(text) and _is_valid(text, system)
     return bool(plain) and system.is_version_complete(text)
@@ -942,27 +922,24 @@ def _choose_version(spec: AssetSpec, versions: Sequence[str]) -> str:
     system = spec._versioning_among(versions)
     ordered = system.sort_versions(one for one in versions if _is_version(one, system))
     if not ordered:
-        raise _make_other_system_error(spec, versions, system)
+        raise _make_system_error(spec, versions)
     if spec.version and spec.version not in ordered:
-        return _get_latest_of_major(spec, system, ordered)
+        return _get_latest_of_major(spec, ordered)
     return spec.version or ordered[0]
 
 
-def _get_latest_of_major(
-    spec: AssetSpec, system: type[AssetsVersioningSystem], versions: list[str]
-) -> str:
+def _get_latest_of_major(spec: AssetSpec, versions: list[str]) -> str:
+    major = str(spec.version)
     try:
-        return system.get_latest_partial_version(str(spec.version), versions)
+        return spec.versioning.get_latest_partial_version(major, versions)
     except MajorVersionDoesNotExistError as error:  # which knows no asset
         majors = vars(error)["majors"]
-        named = MajorVersionDoesNotExistError(spec.version, majors, spec.name)
-        raise named from None
+        raise MajorVersionDoesNotExistError(major, majors, spec.name) from None
 
 
-def _make_other_system_error(
-    spec: AssetSpec, versions: Sequence[str], system: type[AssetsVersioningSystem]
-) -> InvalidVersionError:
+def _make_system_error(spec: AssetSpec, versions: Sequence[str]) -> InvalidVersionError:
     names = {one: name for name, one in _VERSIONING_SYSTEMS.items()}
+    system = spec._versioning_among(versions)
     kind = "other"
     with suppress(InvalidVersionError):
         kind = names[_infer_versioning_system(versions)]
@@ -981,7 +958,7 @@ def _choose_next_version(
     system = spec._versioning_among(taken)
     # of another system, they could never be put in order
     if not all(_is_valid(version, system) for version in taken):
-        raise _make_other_system_error(spec, taken, system)
+        raise _make_system_error(spec, taken)
     if spec.version and spec.is_version_complete():
         return spec.version
     if spec.version and not taken:
@@ -989,7 +966,7 @@ def _choose_next_version(
     if not taken:
         return system.get_initial_version()
     if spec.version:
-        _get_latest_of_major(spec, system, list(taken))
+        _get_latest_of_major(spec, list(taken))
     params = {"bump_major": bump_major, "major": spec.version}
     version = system.increment_version(system.sort_versions(taken), params)
     AssetSpec.check_version_valid(version)
@@ -1033,24 +1010,21 @@ class ManifestFile(NamedTuple):
         file = cls(**{key: entry[key] for key in cls._fields if key in entry})
         _require(type(file.size) is int and file.size >= 0, "a size that is no number")
         if not file.chunks or file.sha256 is not None:  # one of the two is enough
-            _require(bool(_SHA256.fullmatch(entry["sha256"])), "a sha256 that is none")
+            _require(_SHA256.fullmatch(entry["sha256"]), "a sha256 that is none")
         _require(isinstance(file.executable, bool), "an executable that is no bool")
         fit = file.offset is None or type(file.offset) is int and file.offset >= 0
         _require(fit, "an offset that is no number")
         if file.chunks:
-            expected = _count_chunks(entry["size"]) * 64
+            count = -(-entry["size"] // _CHUNK)  # the last may be smaller
             is_hex = bool(_SHA256S.fullmatch(file.chunks))
-            fit = len(file.chunks) == expected and is_hex
+            fit = is_hex and len(file.chunks) == 64 * count
             _require(fit, "chunks that are not a SHA-256 for each 16 MiB")
         return file
 
     def to_entry(self) -> dict[str, object]:
         """Write the entry of `files`."""
-        return {
-            key: value
-            for key, value in self._asdict().items()
-            if value is not None and value is not False and value != "" or key == "path"
-        }
+        items, default = self._asdict().items(), self._field_defaults
+        return {key: value for key, value in items if value != default.get(key)}
 
 
 class Manifest(NamedTuple):
@@ -1091,8 +1065,7 @@ class Manifest(NamedTuple):
             document["metadata"] = dict(metadata)
         if any(file.offset is not None for file in files):
             document["pack"] = "tar"
-        manifest = cls(is_directory, (), (), document)
-        return manifest._with_files(sorted(files), empty)
+        return cls(is_directory, (), (), document)._with_files(sorted(files), empty)
 
     @classmethod
     def from_json(cls, data: bytes, object_name: str) -> Manifest:
@@ -1103,34 +1076,30 @@ class Manifest(NamedTuple):
         """
         document = _read_json(data, object_name)
         try:
-            return cls._from_document(document)
+            is_directory = document["is_directory"]
+            _require(isinstance(is_directory, bool), "an is_directory that is no bool")
+            _parse_date(document["push_date"])
+            _require(document.get("format", 1) == _FORMAT, "a newer format")
+            is_packed = "pack" in document
+            fit = not is_packed or document["pack"] == "tar" and is_directory
+            _require(fit, "a pack that is no tar of a folder")
+            paths = document["contents"] if is_directory else [""]
+            empty = document.get("empty_directories", [])
+            _require(type(paths) is type(empty) is list, "no list of paths")
+            _require(is_directory or not empty, "a file with folders in it")
+            if is_directory:
+                _check_paths(paths, empty)
+            files = tuple(map(ManifestFile, paths))
+            if "files" in document:
+                _require(isinstance(document["files"], list), "files that are no list")
+                files = tuple(map(ManifestFile.from_entry, document["files"]))
+                same = sorted(file.path for file in files) == sorted(paths)
+                _require(same, "files that are not the contents")
+            _check_offsets(files, is_packed)
+            size = sum(file.size or 0 for file in files)
+            _require(size <= _MAX_BYTES, f"{size} bytes, which is more than 16 TiB")
         except (TypeError, ValueError, KeyError) as error:
             raise AssetIntegrityError(object_name, "a manifest", repr(error)) from error
-
-    @classmethod
-    def _from_document(cls, document: dict[str, Any]) -> Manifest:
-        is_directory = document["is_directory"]
-        _require(isinstance(is_directory, bool), "an is_directory that is no bool")
-        _parse_date(document["push_date"])
-        _require(document.get("format", 1) == _FORMAT, "a newer format")
-        is_packed = "pack" in document
-        fit = not is_packed or document["pack"] == "tar" and is_directory
-        _require(fit, "a pack that is no tar of a folder")
-        paths = document["contents"] if is_directory else [""]
-        empty = document.get("empty_directories", [])
-        _require(type(paths) is type(empty) is list, "no list of paths")
-        _require(is_directory or not empty, "a file with folders in it")
-        if is_directory:
-            _check_paths(paths, empty)
-        files = tuple(map(ManifestFile, paths))
-        if "files" in document:
-            _require(isinstance(document["files"], list), "files that are no list")
-            files = tuple(map(ManifestFile.from_entry, document["files"]))
-            same = sorted(file.path for file in files) == sorted(paths)
-            _require(same, "files that are not the contents")
-        _check_offsets(files, is_packed)
-        size = sum(file.size or 0 for file in files)
-        _require(size <= _MAX_BYTES, f"{size} bytes, which is more than 16 TiB")
         return cls(is_directory, files, tuple(empty), document)
 
     def to_json(self) -> bytes:
@@ -1180,9 +1149,7 @@ class Manifest(NamedTuple):
             document["files"] = [file.to_entry() for file in files]
         if empty or "empty_directories" in document:
             document["empty_directories"] = list(empty)
-        return self._replace(
-            files=tuple(files), empty_directories=tuple(empty), document=document
-        )
+        return Manifest(self.is_directory, tuple(files), tuple(empty), document)
 
     def _has_paths_of(self, other: Manifest) -> bool:
         """Tell whether a manifest has as many files and folders as another."""
@@ -1198,10 +1165,6 @@ class Manifest(NamedTuple):
         is_known = all(file.sha256 for file in self.files)
         same = self.is_directory == other.is_directory and one == another
         return is_known and same and self.empty_directories == other.empty_directories
-
-
-def _count_chunks(size: int) -> int:
-    return -(-size // _CHUNK)
 
 
 def _is_below(path: str, part: str) -> bool:
@@ -1224,7 +1187,7 @@ def _check_offsets(files: Iterable[ManifestFile], is_packed: bool) -> None:
         end = (file.offset or 0) + (file.size or 0)
 
 
-def _require(condition: bool, otherwise: str) -> None:
+def _require(condition: object, otherwise: str) -> None:
     if not condition:
         raise ValueError(otherwise)
 
@@ -1236,7 +1199,7 @@ def _check_paths(files: Sequence[str], empty: Sequence[str]) -> None:
     for path in paths:
         fit = isinstance(path, str) and _is_contained(path)
         fit = fit and path.split("/")[0] not in (_MARKER, _PARTIAL_MARKER)
-        _require(fit, f"the path {_shorten(path)}")
+        _require(fit, f"the path {_cut(repr(path))}")
     # NUL comes before all that a path may hold: what lies below a file comes next to it
     ordered = sorted(path.replace("/", "\0") for path in paths)
     nested = (low.startswith(f"{high}\0") for high, low in zip(ordered, ordered[1:]))
@@ -1265,7 +1228,7 @@ def _read_json(data: bytes, object_name: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise AssetIntegrityError(object_name, "JSON", error) from error
     if not isinstance(document, dict):
-        raise AssetIntegrityError(object_name, "a JSON object", _shorten(document))
+        raise AssetIntegrityError(object_name, "a JSON object", _cut(repr(document)))
     return document
 
 
@@ -1274,7 +1237,7 @@ def _parse_versions(data: bytes, object_name: str) -> dict[str, Any]:
     document = _read_json(data, object_name)
     try:
         versions = document.get("versions")
-        _require(isinstance(versions, list), f"versions {_shorten(versions)}")
+        _require(isinstance(versions, list), f"versions {_cut(repr(versions))}")
         for version in document["versions"]:
             AssetSpec.check_version_valid(version)
     except ValueError as error:
@@ -1521,7 +1484,7 @@ class LocalDriver:
 
     def _path(self, name: str) -> str:
         if not _is_contained(name):
-            raise ValueError(f"the object name {_shorten(name)} leaves the store")
+            raise ValueError(f"the object name {_cut(repr(name))} leaves the store")
         path = _local_path(self.bucket, name)
         if not _is_inside(path, self.bucket):
             raise PermissionError(f"a link leads {path!r} outside the store")
@@ -4428,7 +4391,8 @@ class _CopyKeeper:
             raise LocalAssetDoesNotExistError(spec.name, spec.version, versions)
         if not versions:
             path = _local_path(self.assets_dir, spec.name)
-            hint = f"there is no {path!r}, and no storage provider is configured"
+            hint = f"there is no {path!r}, and no storage provider is configured, or "
+            hint += "we are offline"
             raise AssetDoesNotExistError(spec.name, hint=hint)
         version, part = _choose_version(spec, versions), spec.sub_part
         system = spec._versioning_among([version])

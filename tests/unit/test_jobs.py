@@ -70,8 +70,8 @@ def work(job):
 signal.signal(signal.SIGALRM, signal.default_int_handler)
 for count in range(3000):
     job = ma._Job(2)
-    signal.setitimer(signal.ITIMER_REAL, 0.0003 + count % 50 / 100_000)
     try:
+        signal.setitimer(signal.ITIMER_REAL, 0.0003 + count % 50 / 100_000)
         job.run(work, [job] * 4)
     except KeyboardInterrupt:
         continue

@@ -287,3 +287,9 @@ def test_a_contained_path_stays_below_by_the_rules_of_both_systems(path):
         for rules, root in ((posixpath, "/store"), (ntpath, "c:\\store")):
             joined = rules.normpath(rules.join(root, path))
             assert joined.startswith(root + rules.sep)
+
+
+def test_versions_that_are_one_number_have_an_order(tmp_path):
+    for name in ("01.0", "1.0", "001.0"):
+        (tmp_path / name).touch()
+    assert AssetSpec("x").get_local_versions(tmp_path) == ["1.0", "01.0", "001.0"]

@@ -12,7 +12,10 @@ TEXT = CORE.read_text(encoding="utf-8")
 TREE = ast.parse(TEXT)
 DRIVERS = sorted((CORE.parent / "drivers").glob("*.py"))
 
-MOST_LINES = {"class": 300, "function": 45, "core": 3600, "driver": 200, "s3.py": 260}
+MOST_LINES = {"class": 300, "function": 45}
+# what there is: who must have more takes it from elsewhere, or says why here
+MOST_LINES |= {"modelkit_assets.py": 6020, "s3.py": 640, "http.py": 340}
+MOST_LINES |= {"az.py": 275, "gcs.py": 270}
 
 # ------------------------------------------------------------------------- chapters
 
@@ -126,6 +129,12 @@ def test_no_class_and_no_function_is_too_long():
             if size > MOST_LINES[kind]:
                 over.append(f"the {kind} {node.name} has {size} lines")
     assert over == [], "\n".join(over)
+
+
+def test_no_file_grows():
+    for path in (CORE, *DRIVERS):
+        lines = path.read_text(encoding="utf-8").count("\n")
+        assert lines <= MOST_LINES[path.name], path.name
 
 
 # ----------------------------------------------------------------------- what is public

@@ -350,6 +350,7 @@ def test_a_system_can_be_named_in_the_environment(own_systems, monkeypatch):
         ("own_package.versions:text", "own_package.versions:text"),
         ("own_package.versions", "own_package.versions"),
         ("own_package.versions:", "own_package.versions:"),
+        ("./versions:Letters", "./versions"),
         (":Letters", ":Letters"),
     ],
 )

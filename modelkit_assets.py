@@ -76,7 +76,15 @@ if TYPE_CHECKING:
     import argparse
     import logging
     from argparse import Namespace
-    from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence, Sized
+    from collections.abc import (
+        Collection,
+        Generator,
+        Iterable,
+        Iterator,
+        Mapping,
+        Sequence,
+        Sized,
+    )
     from contextlib import AbstractContextManager
     from datetime import datetime
     from queue import SimpleQueue
@@ -1009,6 +1017,7 @@ class ManifestFile(NamedTuple):
         """Read an entry of `files`; TypeError, KeyError or ValueError if it is none."""
         file = cls(**{key: entry[key] for key in cls._fields if key in entry})
         _require(type(file.size) is int and file.size >= 0, "a size that is no number")
+        _require(isinstance(file.chunks, str), "chunks that are no text")
         if not file.chunks or file.sha256 is not None:  # one of the two is enough
             _require(_SHA256.fullmatch(entry["sha256"]), "a sha256 that is none")
         _require(isinstance(file.executable, bool), "an executable that is no bool")
@@ -1085,7 +1094,8 @@ class Manifest(NamedTuple):
             _require(fit, "a pack that is no tar of a folder")
             paths = document["contents"] if is_directory else [""]
             empty = document.get("empty_directories", [])
-            _require(type(paths) is type(empty) is list, "no list of paths")
+            parts = document.get("parts", [])  # of a marker of some files alone
+            _require(type(paths) is type(empty) is type(parts) is list, "no list")
             _require(is_directory or not empty, "a file with folders in it")
             if is_directory:
                 _check_paths(paths, empty)
@@ -1544,7 +1554,7 @@ class LocalDriver:
         os.utime(staged, ns=(now, now))
         path, etag = self._path(name), _make_etag(os.stat(staged))
         if if_match is None:
-            os.replace(staged, path)
+            _replace(staged, path)
         elif if_match or not _link(staged, path):
             with _exclusive(os.path.dirname(path)):
                 seen = ""
@@ -1552,7 +1562,7 @@ class LocalDriver:
                     seen = _make_etag(os.stat(path))
                 if seen != if_match:
                     raise FileExistsError(f"the object {name!r} has changed")
-                os.replace(staged, path)
+                _replace(staged, path)
         _sync_folder(os.path.dirname(path))
         return etag
 
@@ -1570,6 +1580,15 @@ def _make_etag(status: os.stat_result) -> str:
 def _get_random() -> float:
     """Return a number from 0 to 1; `random` would cost the start-up 6 ms."""
     return int.from_bytes(os.urandom(4), "big") / 0xFFFFFFFF
+
+
+def _replace(staged: str, path: str) -> None:
+    try:
+        os.replace(staged, path)
+    except PermissionError as error:
+        if os.name != "nt":
+            raise
+        raise ConnectionError(f"somebody reads it: {error}") from error  # so try again
 
 
 def _link(staged: str, path: str) -> bool:
@@ -2405,7 +2424,8 @@ def _on_disk(path: str, action: str = "write to") -> Iterator[None]:
 
 
 def _make_disk_error(error: OSError, path: str, action: str) -> AssetsDirError:
-    path, reason = error.filename or path, error.strerror or error
+    path = error.filename2 or error.filename or path  # of a rename, where it led to
+    reason = error.strerror or error
     hint = _tell_owner(path) if isinstance(error, PermissionError) else ""
     return AssetsDirError(path, reason, action, hint)
 
@@ -2444,7 +2464,7 @@ class _Download:
         AssetIntegrityError where a piece came wrong twice.
         """
         with _on_disk(self._root):
-            left = _lay_out(self._root, manifest)  # 1
+            left = _lay_out(self._root, manifest, self._job)  # 1
         found = [piece for piece in pieces if piece.file.path in left]
         kept = set(_find_right(found, self._root, self._root, self._job))  # 2
         linked = set(filter(partial(self._link, extended), extended))  # 3
@@ -2557,7 +2577,7 @@ def _add_digests(manifest: Manifest, arrived: Iterable[_Arrival]) -> Manifest:
     return manifest._with_files(files, manifest.empty_directories) if came else manifest
 
 
-def _lay_out(root: str, manifest: Manifest) -> set[str]:
+def _lay_out(root: str, manifest: Manifest, job: _Job) -> set[str]:
     """Make a version's folders, and return the parts of which something was there.
 
     What was left there must be ours to write to: plain files of one name, behind no
@@ -2571,11 +2591,13 @@ def _lay_out(root: str, manifest: Manifest) -> set[str]:
     paths = {os.path.dirname(file.path) for file in manifest.files}
     for folder in sorted({"", *paths, *folders} if manifest.is_directory else ()):
         os.makedirs(_local_path(root, folder.rstrip("/")), exist_ok=True)
+    owner = os.stat(os.path.dirname(root)).st_uid  # of what we make there
     for file in manifest.files:
         path = _local_path(old, file.path)
+        job.beat()
         with suppress(FileNotFoundError, NotADirectoryError):
             status = os.lstat(path)
-            is_ours = os.name == "nt" or status.st_uid == os.geteuid()
+            is_ours = status.st_uid == owner
             is_plain = stat.S_ISREG(status.st_mode) and status.st_nlink == 1
             if is_plain and is_ours and _is_inside(path, os.path.dirname(old)):
                 os.rename(path, _local_path(root, file.path))
@@ -2606,7 +2628,8 @@ def _find_right(
         with suppress(OSError), _open_plain_file(path) as file:
             status = os.fstat(file.fileno())
             right = status.st_size == piece.file.size or not piece.is_file_end
-            right &= not piece.file.executable or bool(status.st_mode & stat.S_IXUSR)
+            is_marked = os.name == "nt" or bool(status.st_mode & stat.S_IXUSR)
+            right &= is_marked or not piece.file.executable
             if right and _is_inside(path, within):
                 chunks = _iterate_file(file, piece.position, piece.size)
                 right = piece.sha256 == _hash(chunks, job.advance)
@@ -2631,7 +2654,8 @@ def _sync_tree(path: str, job: _Job) -> None:
 
     def sync(file: str) -> None:
         job.beat()
-        with open(file, "rb" if os.name != "nt" else "rb+") as opened:
+        # Windows wants to write for that; elsewhere a pipe must not hold us up
+        with open(file, "rb+") if os.name == "nt" else _open_plain_file(file) as opened:
             _sync(opened)
 
     _Job(_SYNC_THREADS).run(sync, files)
@@ -3103,11 +3127,13 @@ class _Source:
         raise SourceChangedError(self.top)
 
 
-def _walk_source(top: str, has_marker: bool = True) -> Iterator[tuple[str, Stamp]]:
+def _walk_source(
+    top: str, ignored: Collection[str] | None = None
+) -> Iterator[tuple[str, Stamp]]:
     """Yield (part, stamp) of each file, and of each empty folder, without a stamp.
 
     In order; links are followed; the part is `""` where the source is a file itself.
-    The marker of a cached copy is left out, unless it can have none.
+    What is at the top and ignored is left out; unless that is said, a copy's marker is.
     """
     pending = [("", frozenset[tuple[int, int]]())]
     while pending:
@@ -3127,8 +3153,10 @@ def _walk_source(top: str, has_marker: bool = True) -> Iterator[tuple[str, Stamp
             raise InvalidSourceError(top, reason)
         else:
             names = sorted(os.listdir(path), reverse=True)
-            if has_marker and not part:
+            if not part and ignored is None:
                 names = _leave_out_marker(top, names)
+            elif not part and ignored:
+                names = [name for name in names if name not in ignored]
             if part and not names:
                 yield part, ()
             pending += [(_join_path(part, name), above | {here}) for name in names]
@@ -3636,7 +3664,7 @@ class _Cache:
         all files are as empty as the marker, as a power cut leaves them.
         """
         if manifest is None:
-            is_whole = any(map(os.path.getsize, _list_files(path)))
+            is_whole = any(_get_size(one) != 0 for one in _list_files(path))
         else:
             is_whole = manifest.size is None or _is_right(
                 path, manifest, self.assets_dir, job
@@ -3727,9 +3755,16 @@ class _Cache:
             if not _is_partial(path) or self.look_up(path, part) == "whole"
         ]
 
-    def iterate_copies(self) -> Iterator[tuple[str, list[str]]]:
-        """Yield the name of each asset that has marked copies, and their versions."""
-        for folder, folders, _ in os.walk(self.assets_dir, onerror=self._refuse):
+    def iterate_copies(
+        self, most: int = sys.maxsize
+    ) -> Iterator[tuple[str, list[str]]]:
+        """Yield the name of each asset that has marked copies, and their versions.
+
+        most: how many folders are looked into, as all of a disk may lie there.
+        """
+        refuse = partial(_refuse_unreadable, self.assets_dir)
+        found = os.walk(self.assets_dir, onerror=refuse)
+        for _, (folder, folders, _) in zip(range(most), found):
             name = os.path.relpath(folder, self.assets_dir).replace(os.sep, "/")
             versions = self.find_copies(name)
             # at the top, where no version can lie
@@ -3737,15 +3772,6 @@ class _Cache:
             folders[:] = sorted(set(folders) - set(hidden))
             if versions:
                 yield name, versions
-
-    def _refuse(self, error: OSError) -> None:
-        """Raise AssetsDirError where a folder that may hold assets cannot be read."""
-        name = os.path.relpath(error.filename, self.assets_dir).replace(os.sep, "/")
-        with suppress(InvalidNameError):  # others' folders lie there, as lost+found
-            if name != ".":
-                AssetSpec.check_name_valid(name)
-            if isinstance(error, PermissionError):
-                raise _make_disk_error(error, error.filename, "read") from error
 
     def find_copies(self, name: str) -> list[str]:
         """Return the versions of an asset that have marked copies, the latest first."""
@@ -3794,11 +3820,11 @@ class _Cache:
         with _on_disk(self.assets_dir):
             os.makedirs(os.path.dirname(path), exist_ok=True)
             _write_cache_tag(self.own)
-            descriptor = _wait_for_lock(path, name, self.timeout_s)
+            held = _wait_for_lock(path, name, self.timeout_s)
         try:
             yield path
         finally:
-            _close_lock(descriptor)
+            _close_lock(held)
 
     @contextmanager
     def staging(
@@ -3821,12 +3847,12 @@ class _Cache:
         staging = os.path.join(self.own, "staging")
         self.require_inside(staging)
         with _on_disk(self.assets_dir):
-            folder, descriptor = _make_locked_folder(staging, key if content else "")
+            folder, lock = _make_locked_folder(staging, key if content else "")
             try:
                 _take_over(folder, abandoned_s)
                 yield os.path.join(folder, "work")
             finally:
-                _close_lock(descriptor)
+                _close_lock(lock)
             # first what takes time: while it does, the lock tells that nobody is there
             _remove_tree(os.path.join(folder, "work"))
             _remove_tree(folder)
@@ -3883,11 +3909,31 @@ class _Cache:
         marker = _get_marker_path(path, False)
         if manifest.is_directory:
             marker = os.path.join(data, _PARTIAL_MARKER if is_partial else _MARKER)
-        elif self.look_up(path) in ("unmarked", "damaged"):
+        elif not _has_content(self, path, manifest, job):
             with suppress(FileNotFoundError):  # where another process did it
                 os.rename(path, old)  # or the marker would pass it off as whole
         self.mark(path, data, marker, manifest, folder, job)  # 6
         return _swap_in(data, path, old)  # 7
+
+
+def _has_content(cache: _Cache, path: str, manifest: Manifest, job: _Job) -> bool:
+    """Tell whether a file asset's copy is this: as its marker says, else its digest."""
+    with suppress(AssetIntegrityError):
+        present = _find_manifest(path)
+        if present is None:
+            return _is_right(path, manifest, cache.assets_dir, job)
+        return manifest._has_same_content(present) and cache.look_up(path) == "whole"
+    return False
+
+
+def _refuse_unreadable(assets_dir: str, error: OSError) -> None:
+    """Raise AssetsDirError where a folder that may hold assets cannot be read."""
+    name = os.path.relpath(error.filename, assets_dir).replace(os.sep, "/")
+    with suppress(InvalidNameError):  # others' folders lie there, as lost+found
+        if name != ".":
+            AssetSpec.check_name_valid(name)
+        if isinstance(error, PermissionError):
+            raise _make_disk_error(error, error.filename, "read") from error
 
 
 def _measure_leftovers(cache: _Cache) -> int:
@@ -3897,12 +3943,10 @@ def _measure_leftovers(cache: _Cache) -> int:
         path = os.path.join(staging, entry)
         with suppress(OSError):
             lock = os.path.join(path, "lock")
-            descriptor = os.open(lock, _LOCK_FLAGS & ~os.O_CREAT)
-            try:
-                if _try_lock(descriptor, lock):
+            with _open_lock(lock, _LOCK_FLAGS & ~os.O_CREAT) as file:
+                if _try_lock(file, lock):
                     size += sum(os.lstat(one).st_size for one in _list_files(path))
-            finally:
-                _close_lock(descriptor)
+                    _unlock(file.fileno())
     return size
 
 
@@ -3913,7 +3957,11 @@ def _clear_leftovers(cache: _Cache) -> None:
 
 
 def _is_right(
-    path: str, manifest: Manifest, within: str, job: _Job, ignored: str | None = None
+    path: str,
+    manifest: Manifest,
+    within: str,
+    job: _Job,
+    ignored: Collection[str] | None = None,
 ) -> bool:
     """Tell whether a copy is just what a version holds, by its files' digests.
 
@@ -3923,11 +3971,7 @@ def _is_right(
         return False
     job.begin("checking", path, manifest.files)
     try:
-        found = {
-            part
-            for part, _ in _walk_source(path, ignored is None)
-            if part.split("/")[0] != ignored
-        }
+        found = {part for part, _ in _walk_source(path, ignored)}
     except (OSError, InvalidSourceError):
         return False
     paths = {file.path for file in manifest.files} | {*manifest.empty_directories}
@@ -4045,22 +4089,23 @@ def _write_cache_tag(folder: str) -> None:
         file.write(text)
 
 
-def _wait_for_lock(path: str, name: str, timeout_s: float) -> int:
+def _wait_for_lock(path: str, name: str, timeout_s: float) -> IO[bytes]:
     """Return the lock, once it is ours; see `_Cache.lock`."""
     deadline, seen, told_at = 0.0, -1, time.monotonic() + _QUIET_S
+    holder = json.dumps(_get_pid_and_host()).encode()
     while True:
-        descriptor = os.open(path, _LOCK_FLAGS, 0o666)
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            os.close(descriptor)
-            raise OSError(errno.EINVAL, "the lock is not a plain file", path)
-        if _try_lock(descriptor, path):
-            with suppress(OSError):  # on a full disk, nobody is told who holds it
-                os.ftruncate(descriptor, 0)
-                os.write(descriptor, json.dumps(_get_pid_and_host()).encode())
-            return descriptor
-        with open(descriptor, "rb") as file:
-            progress = os.fstat(descriptor).st_mtime_ns
-            pid, host = _read_holder(file)
+        with ExitStack() as opened:  # closes it, where an interrupt comes as well
+            file = opened.enter_context(_open_lock(path))
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise OSError(errno.EINVAL, "the lock is not a plain file", path)
+            if _try_lock(file, path):
+                with suppress(OSError):  # on a full disk, nobody is told who holds it
+                    file.truncate(0)
+                    file.write(holder)
+                opened.pop_all()
+                return file
+            progress, (pid, host) = status.st_mtime_ns, _read_holder(file)
         now = time.monotonic()
         if progress != seen:
             deadline, seen = now + timeout_s, progress
@@ -4073,23 +4118,29 @@ def _wait_for_lock(path: str, name: str, timeout_s: float) -> int:
         time.sleep(_LOCK_POLL_S)
 
 
-def _try_lock(descriptor: int, path: str) -> bool:
+def _open_lock(path: str, flags: int = _LOCK_FLAGS) -> IO[bytes]:
+    return open(
+        path, "rb+", buffering=0, opener=lambda name, _: os.open(name, flags, 0o666)
+    )
+
+
+def _try_lock(file: IO[bytes], path: str) -> bool:
     """Lock a file, if it is free and still the one at the path."""
     try:
-        _lock(descriptor, wait=False)
+        _lock(file.fileno(), wait=False)
     except OSError as error:
         # held by another; else the file system knows no locks, and we do without
         if error.errno in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):
             return False
     with suppress(OSError):
-        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
     return False
 
 
-def _close_lock(descriptor: int) -> None:
+def _close_lock(file: IO[bytes]) -> None:
     with suppress(OSError):
-        _unlock(descriptor)
-    os.close(descriptor)
+        _unlock(file.fileno())
+    file.close()
 
 
 def _read_holder(file: IO[bytes]) -> tuple[object, object]:
@@ -4106,19 +4157,19 @@ def _get_pid_and_host() -> tuple[int, str]:
     return os.getpid(), re.sub("[^A-Za-z0-9.-]", "-", socket.gethostname())
 
 
-def _make_locked_folder(staging: str, key: str) -> tuple[str, int]:
+def _make_locked_folder(staging: str, key: str) -> tuple[str, IO[bytes]]:
     """Make a folder with a locked file in it, and return it and the lock."""
     while True:
         folder = os.path.join(staging, f"{key}~{_make_token()}")
         os.makedirs(folder)
         # before the file is locked, another process may clear it away as abandoned
-        with suppress(FileNotFoundError):
-            lock = os.path.join(folder, "lock")
-            descriptor = os.open(lock, _LOCK_FLAGS, 0o666)
-            if _try_lock(descriptor, lock):
+        with suppress(FileNotFoundError), ExitStack() as opened:
+            path = os.path.join(folder, "lock")
+            file = opened.enter_context(_open_lock(path))
+            if _try_lock(file, path):
                 os.mkdir(os.path.join(folder, "work"))
-                return folder, descriptor
-            os.close(descriptor)
+                opened.pop_all()
+                return folder, file
 
 
 def _take_over(folder: str, abandoned_s: float) -> None:
@@ -4132,18 +4183,24 @@ def _take_over(folder: str, abandoned_s: float) -> None:
     for entry in os.listdir(staging):
         path, taken = os.path.join(staging, entry), os.path.join(work, entry)
         is_wanted = entry.partition("~")[0] in ("", key)
-        with suppress(FileNotFoundError):  # of several processes, one gets it
+        with suppress(*_TAKEN):  # of several processes, one gets it
             idle_s = time.time() - os.lstat(path).st_mtime
             if entry == own or not (is_wanted or idle_s > abandoned_s):
                 continue
             with ExitStack() as locks:
                 if not _is_abandoned(path, idle_s, folder, locks):
                     continue
+                if os.name == "nt":  # where no folder is renamed in which one is open
+                    locks.close()
                 os.rename(path, taken)
                 if key and is_wanted and not os.path.lexists(data):
                     with suppress(FileNotFoundError):
                         os.rename(os.path.join(taken, "work", "data"), data)
         _remove_tree(taken)
+
+
+# what a folder says that is another's meanwhile; on Windows, one that is worked in
+_TAKEN = (FileNotFoundError, PermissionError)[: 2 if os.name == "nt" else 1]
 
 
 def _is_abandoned(path: str, idle_s: float, own: str, locks: ExitStack) -> bool:
@@ -4155,14 +4212,14 @@ def _is_abandoned(path: str, idle_s: float, own: str, locks: ExitStack) -> bool:
     for folder in (own, path):
         lock = os.path.join(folder, "lock")
         try:
-            descriptor = os.open(lock, _LOCK_FLAGS & ~os.O_CREAT)
+            file = _open_lock(lock, _LOCK_FLAGS & ~os.O_CREAT)
         except OSError:
             # one that is being made, or of a version that knew no such file
             with suppress(OSError):
                 os.rmdir(path)
             return idle_s > _IDLE_S
-        locks.callback(os.close, descriptor)
-        is_free.append(_try_lock(descriptor, lock))
+        locks.enter_context(file)
+        is_free.append(_try_lock(file, lock))
     return is_free[1] and (not is_free[0] or idle_s > _IDLE_S)
 
 
@@ -4311,6 +4368,9 @@ class _Miss:
                     files[file.path], extended[file.path] = file, have[file.path]
             empty |= {*base.empty_directories} & {*manifest.empty_directories}
             for one in base.document.get("parts", ()):
+                if one in files:  # or it took as long as all files for each
+                    parts.append(one)
+                    continue
                 about = manifest.get_part(str(one))
                 is_whole = {file.path for file in about.files} <= files.keys()
                 if is_whole and empty.issuperset(about.empty_directories):
@@ -4567,8 +4627,7 @@ class _Delivery:
         if not manifest and provider:
             manifest = manager._read_manifest(spec)
         if is_cached and not (manifest and manifest.size is not None):
-            # modelkit's, or what is in an image
-            manifest = _describe_tree(cached, dict(_walk_source(cached)))
+            manifest = _describe_copy_of_modelkits(cached)
         manifest = manifest or manager._read_manifest(spec)
         wanted = manifest.get_part(self._part)
         _require_part(spec, bool(wanted.files or wanted.empty_directories))
@@ -4588,34 +4647,54 @@ class _Delivery:
 
     def _is_there(self, wanted: Manifest) -> bool:
         """Tell whether all is right there (1); ConfigurationError where it is not."""
-        own, entries = os.path.basename(self._staging), {""}
+        # staging, and what the root of a disk has
+        ignored, entries = {os.path.basename(self._staging), "lost+found"}, {""}
         if os.path.isdir(self._to):
-            entries = {*os.listdir(self._to)} - {own}
+            entries = {*os.listdir(self._to)} - ignored
         if not (entries and os.path.lexists(self._to)):
             return False
-        if self._is_right(wanted, own):
+        if self._is_right(self._to, wanted, self._part, ignored):
             return True
-        if entries <= self._read_plan():
-            return False
-        text = f"{self._path!r} is there, and is not {self._spec}: remove it, or "
-        raise ConfigurationError(text + "choose another place")
+        if not entries <= self._read_plan():
+            raise self._make_error(self._path)
+        for name in entries:
+            self._is_entry_there(name, wanted)
+        return False
 
-    def _is_right(self, wanted: Manifest, ignored: str) -> bool:
-        """Tell whether what lies there is what should; where digests lack, by sizes."""
-        cut = len(self._part) + 1 if self._part else 0
+    def _is_entry_there(self, name: str, wanted: Manifest) -> bool:
+        """Tell whether an entry lies there; ConfigurationError where it is not right.
+
+        An interrupted delivery renamed it there whole, and since then it is the user's.
+        """
+        place = os.path.join(self._to, name)
+        if not os.path.lexists(place):
+            return False
+        if not self._is_right(place, wanted, _join_path(self._part, name), ()):
+            raise self._make_error(place)
+        return True
+
+    def _make_error(self, place: str) -> ConfigurationError:
+        text = f"{place!r} is there, and is not {self._spec}'s: remove it, or choose "
+        return ConfigurationError(text + "another place")
+
+    def _is_right(
+        self, place: str, wanted: Manifest, part: str, ignored: Collection[str]
+    ) -> bool:
+        """Tell whether what lies there is a part; where digests lack, by its sizes."""
+        wanted, cut = wanted.get_part(part), len(part) + 1 if part else 0
         files = [file._replace(path=file.path[cut:]) for file in wanted.files]
         empty = [one[cut:] for one in wanted.empty_directories if one[cut:]]
         if not all(file.sha256 or file.chunks for file in files):  # modelkit's
-            sizes = {
-                part: stamp[:1]
-                for part, stamp in _walk_source(self._to, False)
-                if part.split("/")[0] != ignored
-            }
-            expected = {file.path: (file.size,) for file in files}
-            return sizes == {**expected, **dict.fromkeys(empty, ())}
-        content, within = wanted._with_files(files, empty), os.path.dirname(self._to)
+            expected: dict[str, tuple[int | None, ...]] = dict.fromkeys(empty, ())
+            expected.update({file.path: (file.size,) for file in files})
+            with suppress(OSError, InvalidSourceError):
+                found = _walk_source(place, ignored)
+                return {part: stamp[:1] for part, stamp in found} == expected
+            return False
+        content, within = wanted._with_files(files, empty), os.path.dirname(place)
         with _Job(self._manager._workers, self._manager.on_progress) as job:
-            return _is_right(self._to, content, within, job, ignored)
+            job.beats.append(_touching(os.path.join(self._staging, "lock")))
+            return _is_right(place, content, within, job, ignored)
 
     def _read_plan(self) -> set[str]:
         """Return the entries that an interrupted delivery of the same was to rename."""
@@ -4627,28 +4706,30 @@ class _Delivery:
 
     def _put(self, wanted: Manifest, is_cached: bool) -> bool:
         """Stage the content and rename it; tell whether another process just has."""
-        staging, descriptor = self._staging, None
+        staging, held = self._staging, None
         lock, is_there = os.path.join(staging, "lock"), False
         with _on_disk(self._to):
-            while descriptor is None:
+            while held is None:
                 os.makedirs(staging, exist_ok=True)
-                _require_own_folder(staging)
                 with suppress(FileNotFoundError):  # another one has finished just now
+                    _require_own_folder(staging)
                     how = (self._spec.name, self._manager.timeout)
-                    descriptor = _wait_for_lock(lock, *how)
+                    held = _wait_for_lock(lock, *how)
         try:
             is_there = self._is_there(wanted)
             if not is_there:
                 content = self._stage(wanted, is_cached, staging)  # 2
                 with _on_disk(self._to):
-                    self._rename(content, staging)  # 3
+                    self._rename(content, staging, wanted)  # 3
                 is_there = True
                 return False
         finally:
             if is_there or not os.path.exists(os.path.join(staging, "data")):
                 _clear_staging(staging, lock)
-            _close_lock(descriptor)
+            _close_lock(held)
             with suppress(OSError):
+                if os.name == "nt":  # where it could not be while it was open
+                    os.unlink(lock)
                 os.rmdir(staging)
         return True
 
@@ -4685,9 +4766,10 @@ class _Delivery:
             path = self._manager._cache.get_path(spec.name, spec.version)
             raise AssetIntegrityError(path, "what was published", got) from error
 
-    def _rename(self, content: str, staging: str) -> None:
+    def _rename(self, content: str, staging: str, wanted: Manifest) -> None:
+        """Give content its place, where nothing has come meanwhile."""
         if not os.path.isdir(self._to):
-            os.replace(content, self._to)
+            _rename_anew(content, self._to)
             _sync_folder(os.path.dirname(self._to))
             return
         names = sorted(os.listdir(content))
@@ -4696,17 +4778,39 @@ class _Delivery:
             _sync(file)
         _sync_folder(staging)
         for name in names:
-            place = os.path.join(self._to, name)
-            _remove_tree(place)  # an interrupted one put it there
-            os.rename(os.path.join(content, name), place)
+            if not self._is_entry_there(name, wanted):
+                place = os.path.join(self._to, name)
+                _rename_anew(os.path.join(content, name), place)
         _sync_folder(self._to)
+
+
+def _rename_anew(old: str, new: str) -> None:
+    """Rename a file or folder to a place that is free: OSError where it is not."""
+    if os.path.isdir(old) or not _link(old, new):
+        os.rename(old, new)
+    else:
+        os.unlink(old)
+
+
+def _describe_copy_of_modelkits(path: str) -> Manifest:
+    """Return the manifest of a copy whose marker has none, or which an image has."""
+    try:
+        with _on_disk(path, "read"):
+            return _describe_tree(path, dict(_walk_source(path)))
+    except InvalidSourceError as error:
+        raise AssetsDirError(path, vars(error)["reason"], "read") from error
 
 
 def _require_own_folder(path: str) -> None:
     """Raise PermissionError where a folder is a link, or somebody else's."""
-    status = os.lstat(path)
-    is_ours = os.name == "nt" or status.st_uid == os.geteuid()
-    if not (is_ours and stat.S_ISDIR(status.st_mode)):
+    status, owner = os.lstat(path), -1
+    if stat.S_ISDIR(status.st_mode):
+        # some disks give all that is made on them another owner than the process has
+        made = os.path.join(path, f"{_OWN}.{_make_token()}")
+        os.mkdir(made)
+        owner = os.lstat(made).st_uid
+        os.rmdir(made)
+    if status.st_uid != owner:
         raise PermissionError(errno.EPERM, "it is no folder of ours", path)
 
 
@@ -4830,7 +4934,10 @@ class AssetsManager(_CopyKeeper):
         path = self._cache.get_path(spec.name, spec.version)
         try:  # not `_on_disk`, which would cost a hit 0.8 of its 9 µs
             state = self._cache.look_up(path, part)
-        except PermissionError as error:
+        except OSError as error:
+            if isinstance(error, ModelkitAssetsError):
+                raise
+            _require_part(spec, not (part and error.errno == errno.ENAMETOOLONG))
             raise _make_disk_error(error, path, "read") from error
         action = _decide_fetch(state, provider is not None, bool(force))
         if state == "unproved" and action != "download":
@@ -5132,6 +5239,7 @@ def _align(rows: Iterable[Sequence[object]]) -> list[str]:
 _EXIT_CODES = """exit codes: 0 done, 1 failed or declined, 2 bad usage or configuration,
 3 no such asset or version, 4 access refused, 5 store unreachable, 6 content does not
 match its digest, 130 interrupted, 143 terminated"""
+_TORN_S = 10.0  # so long after an interrupt, another is one
 _SOURCE_URL = re.compile(r"(s3|gs|az)://([^/]+)/*(.*)")
 _SCHEMES = {"s3": "s3", "gs": "gcs", "az": "az"}  # of URLs, and their providers
 # each command's function, its example, and its arguments' keys in _ARGUMENTS
@@ -5181,16 +5289,20 @@ def main(args: Sequence[str] | None = None) -> int:
 
 @contextmanager
 def _signals() -> Iterator[None]:
-    """Let SIGTERM end us as Ctrl-C does; once either came, both are ignored.
+    """Let SIGTERM end us as Ctrl-C does; after either, both are ignored for a while.
 
-    What ends then must not be torn by a second one. As process 1 of a container, too,
+    What ends then must not be torn by a second one; but Python may lose the first, in
+    what it calls itself. As process 1 of a container, too,
     we end: there, a signal without a handler does nothing.
     """
     import signal
 
+    stopped_at = -_TORN_S
+
     def stop(number: int, _: object) -> None:
-        if handlers:
-            handlers.clear()
+        nonlocal stopped_at
+        if time.monotonic() >= stopped_at + _TORN_S:
+            stopped_at = time.monotonic()
             how = ("terminated", 143) if number == signal.SIGTERM else ()
             raise KeyboardInterrupt(*how)
 
@@ -5202,7 +5314,7 @@ def _signals() -> Iterator[None]:
     try:
         yield
     finally:
-        for one, handler in handlers.items():
+        for one, handler in handlers.items() if stopped_at < 0 else ():
             signal.signal(one, handler)
 
 
@@ -5651,10 +5763,11 @@ def _suggest(manager: AssetsManager, error: ModelkitAssetsError) -> ModelkitAsse
         return error
     from difflib import get_close_matches
 
-    if manager.storage_provider is None:
-        names = [name for name, _ in manager._cache.iterate_copies()]
-    else:
-        with suppress(ModelkitAssetsError):  # it is but a hint
+    with suppress(ModelkitAssetsError):  # it is but a hint
+        if manager.storage_provider is None:
+            copies = manager._cache.iterate_copies(_MOST_OBJECTS)
+            names = [name for name, _ in copies]
+        else:
             names = manager.storage_provider._peek_names(timeout_s=0)
     # one that is known lacks a version, or a part
     is_known = about["name"] in names or "[" in about["name"]

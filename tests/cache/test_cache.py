@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -334,3 +336,71 @@ def test_what_a_managers_function_raises_stops_the_download(
     assert not (assets_dir / "x").exists()
     manager.on_progress = None
     assert manager.fetch_asset("x")
+
+
+@pytest.mark.parametrize("before", ["an empty marker", "another store's copy"])
+def test_a_kill_while_a_file_is_replaced_never_marks_what_was_there(
+    provider, manager, assets_dir, file, tmp_path, monkeypatch, before
+):
+    """Its bytes are others', and as many."""
+    provider.new(file, "x")
+    path, marker = assets_dir / "x/0.0", assets_dir / "x/.0.0.SUCCESS"
+    if before == "an empty marker":
+        path.parent.mkdir()
+        path.write_text("2")
+        marker.touch()
+    else:
+        (tmp_path / "other").mkdir()
+        (tmp_path / "two").write_text("2")
+        other = ma.StorageProvider(provider="local", bucket=tmp_path / "other")
+        other.new(tmp_path / "two", "x")
+        ma.AssetsManager(storage_provider=other).fetch_asset("x")
+
+    def die(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ma, "_swap_in", die)
+        with pytest.raises(KeyboardInterrupt):
+            manager.fetch_asset("x:0.0", force_download=True)
+    assert Path(manager.fetch_asset("x:0.0")).read_text() == "1"
+
+
+def test_an_interrupt_between_lock_and_work_lets_go_of_it(
+    provider, assets_dir, file, monkeypatch
+):
+    provider.new(file, "x")
+    manager = ma.AssetsManager(timeout=0.2, storage_provider=provider)
+    try_lock = ma._try_lock
+
+    def interrupt(*about):
+        try_lock(*about)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ma, "_try_lock", interrupt)
+        with pytest.raises(KeyboardInterrupt) as caught:
+            manager.fetch_asset("x")
+    assert manager.fetch_asset("x")
+    del caught  # which holds on to all that was at work
+
+
+def test_a_part_that_no_disk_can_hold_is_not_there(provider, manager, tmp_path):
+    provider.new(write_tree(tmp_path / "folder", {"a": b"1"}), "x")
+    manager.fetch_asset("x")
+    with pytest.raises(ma.AssetDoesNotExistError):
+        manager.fetch_asset(f"x:0.0[{'y' * 300}]")
+
+
+def test_a_pipe_in_a_copy_of_modelkits_holds_nobody_up(
+    store, provider, assets_dir, tmp_path
+):
+    provider.new(write_tree(tmp_path / "folder", {"a": b"1"}), "x")
+    name = "modelkit-assets/x/0.0.meta"
+    manifest = json.loads(store.read_object(name))
+    del manifest["files"]
+    store.write_object(name, json.dumps(manifest).encode())
+    copy = write_tree(assets_dir / "x/0.0", {"a": b"1", ".SUCCESS": b""})
+    os.mkfifo(copy / "pipe")
+    command = [sys.executable, ma.__file__, "fetch", "x:0.0"]
+    assert subprocess.check_output(command, timeout=60, text=True) == f"{copy}\n"

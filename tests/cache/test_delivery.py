@@ -339,3 +339,83 @@ def test_a_full_disk_is_told_as_the_destinations(manager, published, to):
     done = subprocess.run(command, capture_output=True, text=True)
     assert "cannot write to the destination: File too large" in done.stdout, done.stderr
     assert not to.exists()
+
+
+@pytest.mark.parametrize("before", ["folder", "nothing", "file"])
+def test_what_a_user_writes_meanwhile_is_never_overwritten(
+    store, published, assets_dir, to, provider, before
+):
+    mine = to / "vocab.txt"
+    to.parent.mkdir()
+    if before == "folder":
+        to.mkdir()
+
+    def write(progress):
+        if before == "file" and not to.exists():
+            to.write_text("mine")
+        elif before != "file" and not mine.exists():
+            to.mkdir(exist_ok=True)
+            mine.write_text("mine")
+
+    manager = ma.AssetsManager(storage_provider=provider, on_progress=write)
+    with pytest.raises((ma.ConfigurationError, ma.AssetsDirError)):
+        manager.fetch_asset("x" if before != "file" else "x[vocab.txt]", to=to)
+    assert (to if before == "file" else mine).read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda to: (to / "deep/notes.txt").write_text("mine"),
+        lambda to: (to / "deep/w.bin").write_bytes(b"mine"),
+        lambda to: (to / "vocab.txt").write_text("mine"),
+    ],
+    ids=["added", "edited", "come"],
+)
+def test_what_a_user_changed_since_an_interrupt_is_left(
+    manager, published, to, monkeypatch, change
+):
+    """In a folder that was there, in which one entry is renamed after the other."""
+    to.mkdir(parents=True)
+    rename = os.rename
+
+    def die(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+
+        def rename_once(old, new):
+            rename(old, new)
+            if str(new).startswith(str(to)):
+                patch.setattr(os, "rename", die)
+                patch.setattr(os, "link", die)
+
+        patch.setattr(os, "rename", rename_once)
+        with pytest.raises(KeyboardInterrupt):
+            manager.fetch_asset("x", to=to)
+    assert (to / "deep").exists() and not (to / "vocab.txt").exists()
+    change(to)
+    names = [name for name in read_files(to) if name[0] != "."]
+    before = [(name, (to / name).read_bytes()) for name in names]
+    with pytest.raises(ma.ConfigurationError, match="is there, and is not"):
+        manager.fetch_asset("x", to=to)
+    assert [(name, (to / name).read_bytes()) for name in names] == before
+
+
+def test_the_root_of_a_disk_has_what_is_lost_and_found(manager, published, to):
+    (to / "lost+found").mkdir(parents=True, mode=0o700)
+    for _ in range(2):
+        manager.fetch_asset("x", to=to)
+    (to / "lost+found").rmdir()
+    assert read_files(to) == read_files(published)
+
+
+def test_what_lies_there_and_is_no_file_is_not_it(store, manager, published, to):
+    name = "modelkit-assets/x/0.0.meta"
+    manifest = json.loads(store.read_object(name))
+    del manifest["files"], manifest["empty_directories"]
+    store.write_object(name, json.dumps(manifest).encode())
+    to.mkdir(parents=True)
+    (to / "link").symlink_to("nowhere")
+    with pytest.raises(ma.ConfigurationError, match="is there, and is not"):
+        manager.fetch_asset("x", to=to)

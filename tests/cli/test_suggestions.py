@@ -65,3 +65,12 @@ def test_a_store_that_fails_on_a_listing_is_not_asked_for_long(
     code, _, errors = call("fetch", "nlp/brt")
     assert (code, "does not exist" in errors, "is it" in errors) == (3, True, False)
     assert time.monotonic() - begun < 30
+
+
+def test_a_folder_that_cannot_be_read_hides_no_error(cached, monkeypatch):
+    monkeypatch.delenv("MODELKIT_STORAGE_PROVIDER")
+    (cached / "private").mkdir(mode=0)
+    try:
+        assert "'nope' does not exist" in fails(3, "fetch", "nope", command=MORTAL)
+    finally:
+        (cached / "private").chmod(0o700)

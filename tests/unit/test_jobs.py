@@ -53,13 +53,14 @@ def test_there_are_never_more_than_suit_it(workers):
 
 
 INTERRUPTED = """
-import signal, sys, time
+import queue, signal, sys
 sys.path.insert(0, sys.argv[1])
 import modelkit_assets as ma
 
 # so that it is often between one wait and the next
 ma._CHECK_S = 0.00001
 ma._needs_more = lambda *about: False
+armed = []
 
 def work(job):
     try:
@@ -67,15 +68,23 @@ def work(job):
     except ma._Stopped:
         pass
 
-signal.signal(signal.SIGALRM, signal.default_int_handler)
+def stop(*about):
+    if armed:
+        armed.clear()
+        raise KeyboardInterrupt
+
+signal.signal(signal.SIGALRM, stop)
 for count in range(3000):
     job = ma._Job(2)
     try:
-        signal.setitimer(signal.ITIMER_REAL, 0.0003 + count % 50 / 100_000)
+        armed.append(count)
+        # and again, as Python sees it late where another thread gets the signal
+        signal.setitimer(signal.ITIMER_REAL, 0.0003 + count % 50 / 100_000, 0.01)
         job.run(work, [job] * 4)
     except KeyboardInterrupt:
         continue
     sys.exit("it was not interrupted")
+signal.setitimer(signal.ITIMER_REAL, 0)
 """
 
 

@@ -300,3 +300,13 @@ def test_an_empty_marker_is_just_as_good(modelkits_folders, spec):
         assert Path(info["path"]) == assets_dir / spec.replace(":", "/")
         shutil.rmtree(store, ignore_errors=True)  # from now on its marker is ours
         manager = AssetsManager(assets_dir, storage_provider=provider)
+
+
+@pytest.mark.parametrize("key, value", [("chunks", None), ("chunks", []), ("parts", 5)])
+def test_what_is_empty_and_of_another_type_is_refused(key, value):
+    file = {"path": "a", "size": 1, "sha256": "0" * 64}
+    document = {"push_date": "2026-11-28T00:00:00+00:00", "is_directory": True}
+    document.update(contents=["a"], files=[file])
+    (file if key == "chunks" else document)[key] = value
+    with pytest.raises(AssetIntegrityError):
+        Manifest.from_json(json.dumps(document).encode(), "m")

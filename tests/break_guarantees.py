@@ -167,8 +167,8 @@ GUARANTEES = (
     ),
     Guarantee(
         "one downloads, the others wait",
-        "        if _try_lock(descriptor, path):",
-        "        if True:",
+        "            if _try_lock(file, path):\n                with",
+        "            if True:\n                with",
         ("tests/guarantees/test_concurrency.py", "-k", "sixteen_that_fetch_one"),
     ),
     Guarantee(
@@ -247,9 +247,21 @@ GUARANTEES = (
     ),
     Guarantee(
         "what lies where `--to` puts an asset is never overwritten",
-        "        if entries <= self._read_plan():\n",
-        "        if True:\n",
-        ("tests/cache/test_delivery.py", "-k", "never_overwritten or not_mixed"),
+        "            raise self._make_error(place)\n",
+        "            return False\n",
+        ("tests/cache/test_delivery.py", "-k", "changed_since_an_interrupt"),
+    ),
+    Guarantee(
+        "what comes there meanwhile is never overwritten",
+        "            if not self._is_entry_there(name, wanted):\n",
+        "            if _remove_tree(os.path.join(self._to, name)) is None:\n",
+        ("tests/cache/test_delivery.py", "-k", "meanwhile"),
+    ),
+    Guarantee(
+        "a file is not marked before wrong data is out of its way",
+        "        elif not _has_content(self, path, manifest, job):\n",
+        "        elif False:\n",
+        ("tests/cache/test_cache.py", "-k", "never_marks_what_was_there"),
     ),
     Guarantee(
         "only marked copies are deleted",

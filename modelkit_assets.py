@@ -1993,7 +1993,8 @@ class _Job:
                     work()
                     break
                 before, more = _take_stock(results), 0
-                if self._wait_for(ended, _CHECK_S if number else threading.TIMEOUT_MAX):
+                # not for ever, as Windows sees no interrupt before it ends
+                if self._wait_for(ended, _CHECK_S if number else _STOP_GRACE_S):
                     left -= 1
                 elif _needs_more(left, before, _take_stock(results)):
                     more = min(number, left)

@@ -3910,7 +3910,7 @@ class _Cache:
         marker = _get_marker_path(path, False)
         if manifest.is_directory:
             marker = os.path.join(data, _PARTIAL_MARKER if is_partial else _MARKER)
-        elif not _has_content(self, path, manifest, job):
+        elif os.path.exists(path) and not _has_content(self, path, manifest, job):
             with suppress(FileNotFoundError):  # where another process did it
                 os.rename(path, old)  # or the marker would pass it off as whole
         self.mark(path, data, marker, manifest, folder, job)  # 6

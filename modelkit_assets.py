@@ -1316,12 +1316,14 @@ class StorageDriver(Protocol):
 
     def stat_object(self, name: str) -> tuple[int, str]:
         """Return an object's size in bytes and its opaque etag."""
+        ...
 
     def read_object(self, name: str) -> tuple[bytes, str]:
         """Return a small object whole, and its etag, from one request.
 
         OSError with EFBIG where it has more than 64 MiB, of which few are read.
         """
+        ...
 
     def write_object(
         self, data: bytes, name: str, *, if_match: str | None = None
@@ -1330,6 +1332,7 @@ class StorageDriver(Protocol):
 
         if_match="": only if absent; an etag: only if unchanged; None: always.
         """
+        ...
 
     def iterate_bytes(
         self,
@@ -1346,6 +1349,7 @@ class StorageDriver(Protocol):
         - what is yielded holds until the next is asked for, so one buffer may serve
         - closing the generator ends the request
         """
+        ...
 
     def upload_object(
         self, path: str, name: str, advance: Advance, *, if_match: str = ""
@@ -1364,12 +1368,14 @@ class StorageDriver(Protocol):
 
         What is in a store that cannot be listed can be fetched all the same.
         """
+        ...
 
     def delete_object(self, name: str) -> None:
         """Delete an object, if it is there. For tests and probes only."""
 
     def get_object_uri(self, name: str) -> str:
         """Return what people call the object."""
+        ...
 
 
 # a link that somebody planted there must not lead us to another file
@@ -2986,8 +2992,10 @@ def _swap_in(new: str, path: str, aside: str) -> list[str]:
     Returns where all is now that was in the way, as more may come while it is done.
     Where that fails, the last is put back.
     """
-    olds = [f"{aside}{number}" for number in range(_MAX_SWAPS)]
-    for attempt, old in enumerate(olds, 1):
+    olds = []
+    for attempt in range(1, _MAX_SWAPS + 1):
+        old = f"{aside}{attempt}"
+        olds.append(old)
         try:
             if os.path.isdir(path) or os.path.isdir(new) and os.path.lexists(path):
                 os.rename(path, old)
@@ -3001,7 +3009,7 @@ def _swap_in(new: str, path: str, aside: str) -> list[str]:
                     os.rename(old, path)
                 raise
             os.makedirs(os.path.dirname(path), exist_ok=True)
-    return list(filter(os.path.lexists, olds[:attempt]))
+    return list(filter(os.path.lexists, olds))
 
 
 # ------------------------------------------------------------------- publishing
@@ -5271,7 +5279,8 @@ def main(args: Sequence[str] | None = None) -> int:
         with _signals(), _logging(options):
             return int(options.run(options))
     except KeyboardInterrupt as error:
-        code = _fail(options, *(error.args or ("interrupted", 130)))
+        text, number = error.args or ("interrupted", 130)
+        code = _fail(options, text, number)
         if args is None:  # the process is ours: no thread of an SDK's holds it up
             _drop_output()
             os._exit(code)

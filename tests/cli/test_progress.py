@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 
+import attacks
 import pytest
 from commands import CORE, Terminal, ok
 from trees import write_tree
@@ -204,7 +205,7 @@ def test_what_is_done_soon_shows_nothing(slow, monkeypatch):
     assert terminal.text == b""
 
 
-@pytest.mark.parametrize("how", ["quiet", "dumb", "file", "pipe"])
+@attacks.parametrize("how", ["quiet", "dumb", "file", "pipe"])
 def test_only_who_wants_it_sees_it(slow, monkeypatch, tmp_path, how):
     """Its stdout is a terminal all the while."""
     settings, options = {}, []
@@ -303,7 +304,7 @@ def test_lines_of_stdout_are_not_mixed_into_it(slow, tmp_path, assets_dir, monke
         assert whole.startswith(shown), lines
 
 
-@pytest.mark.parametrize("columns", [1, 10, 20])
+@attacks.parametrize("columns", [1, 10, 20])
 def test_a_narrow_terminal_has_it_in_one_line(slow, columns):
     with Terminal([*slow, "fetch", "slow"], columns) as terminal:
         terminal.read(has_bars(3) if columns > 1 else lambda text: False)
@@ -344,7 +345,7 @@ def rewrap(text, before, after):
     return new
 
 
-@pytest.mark.parametrize("after", [10, 25, 120])
+@attacks.parametrize("after", [10, 25, 120])
 def test_a_terminal_that_is_resized_shows_no_rest_of_it(slow, monkeypatch, after):
     monkeypatch.setenv("SLOW", "0.02")
     first = b"what was there before\r\n"

@@ -3983,10 +3983,10 @@ def _is_right(
         found = {part for part, _ in _walk_source(path, ignored)}
     except (OSError, InvalidSourceError):
         return False
-    paths = {file.path for file in manifest.files} | {*manifest.empty_directories}
+    if found != {file.path for file in manifest.files} | {*manifest.empty_directories}:
+        return False
     pieces = _plan_pieces("", manifest)
-    right = _find_right(pieces, path, within, job)
-    return found == paths and len(right) == len(pieces)
+    return len(_find_right(pieces, path, within, job)) == len(pieces)
 
 
 def _make_stamps(path: str, part: str) -> tuple[tuple[int, ...], ...]:

@@ -419,3 +419,27 @@ def test_what_lies_there_and_is_no_file_is_not_it(store, manager, published, to)
     (to / "link").symlink_to("nowhere")
     with pytest.raises(ma.ConfigurationError, match="is there, and is not"):
         manager.fetch_asset("x", to=to)
+
+
+def test_who_hashes_under_the_lock_shows_that_it_goes_on(
+    manager, published, to, monkeypatch
+):
+    """As the one of several that comes to the lock when all is done."""
+    manager.fetch_asset("x", to=to)
+    answers, is_there = iter([False]), ma._Delivery._is_there
+    find_right, lock, touched = ma._find_right, to / ".modelkit-assets.staging/lock", []
+
+    def look(*about):
+        return next(answers) if not touched and not lock.exists() else is_there(*about)
+
+    def find(*about):
+        os.utime(lock, (0, 0))
+        found = find_right(*about)
+        touched.append(lock.stat().st_mtime > 0)
+        return found
+
+    monkeypatch.setattr(ma, "_HEARTBEAT_S", 0)
+    monkeypatch.setattr(ma._Delivery, "_is_there", look)
+    monkeypatch.setattr(ma, "_find_right", find)
+    manager.fetch_asset("x", to=to)
+    assert touched == [True]

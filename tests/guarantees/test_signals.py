@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -147,3 +148,34 @@ def test_a_multipart_upload_under_way_is_aborted(
         end(new, signal.SIGTERM)
     uploads = store.client.list_multipart_uploads(Bucket=store.bucket)
     assert not uploads.get("Uploads")
+
+
+TWICE = """
+import os, signal, sys, time
+sys.path.insert(0, sys.argv[1])
+import modelkit_assets as ma
+
+ma._TORN_S = 0.3
+
+def send(number):
+    try:
+        os.kill(os.getpid(), number)
+        time.sleep(0.01)
+    except KeyboardInterrupt as error:
+        return error.args
+    return "ignored"
+
+with ma._signals():
+    print(send(signal.SIGTERM), send(signal.SIGINT))
+    deadline = time.monotonic() + 30
+    while (answer := send(signal.SIGINT)) == "ignored" and time.monotonic() < deadline:
+        pass
+    print(answer)
+"""
+
+
+def test_a_second_interrupt_is_ignored_and_one_much_later_is_not():
+    """As Python may lose the first, in what it calls itself."""
+    command = [sys.executable, "-c", TWICE, str(CORE.parent)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.stdout == "('terminated', 143) ignored\n()\n", done.stderr

@@ -1850,6 +1850,7 @@ _SYNC_THREADS = 16
 # by side. Small ones are in each other's way: 1000 files from a folder take one thread
 # 0.10 s, and two 0.22 s. What other threads of the process do counts, too
 _FEW_WORKERS, _CHECK_S = 4, 0.01
+_LOOK_S = 1.0  # how long one waits at once, as Windows sees no interrupt before
 _STOP_GRACE_S = 1.0  # how long an interrupt waits for transfers under way
 
 
@@ -1999,8 +2000,7 @@ class _Job:
                     work()
                     break
                 before, more = _take_stock(results), 0
-                # not for ever, as Windows sees no interrupt before it ends
-                if self._wait_for(ended, _CHECK_S if number else _STOP_GRACE_S):
+                if self._wait_for(ended, _CHECK_S if number else _LOOK_S):
                     left -= 1
                 elif _needs_more(left, before, _take_stock(results)):
                     more = min(number, left)
@@ -6092,7 +6092,7 @@ _ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "-o": ("-o --output FILE", "write there, whole or not at all; - is stdout"),
     "--to": ("--to DIR", "put the content there instead, as your own"),
     "--pack": ("--pack", "make one object of a folder, a tar"),
-    "--no-copy": ("--no-copy", "upload also what the latest version has, unaltered"),
+    "--no-copy": ("--no-copy", "upload all, also what the latest version has"),
     "--bump-major": ("--bump-major", "publish the first version of a new major"),
     "--meta": (
         "--meta KEY=VALUE",

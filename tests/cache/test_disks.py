@@ -1,5 +1,6 @@
 """Disks that are full or read-only: one clear error, and nothing half-written."""
 
+import errno
 import functools
 import json
 import os
@@ -8,6 +9,7 @@ import resource
 import subprocess
 import sys
 import tracemalloc
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import attacks
@@ -375,3 +377,76 @@ def test_a_hit_needs_little_memory(tmp_path, store, assets_dir):
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 1 << 20
+
+
+# --------------------------------------------------- as Windows does, which is not here
+
+
+@contextmanager
+def windows():
+    """A system that keeps no bit of an executable, and renames nothing that is open."""
+    rename = os.rename
+
+    def rename_what_is_closed(old, new):
+        for number in os.listdir("/proc/self/fd"):
+            with suppress(FileNotFoundError):
+                if os.readlink(f"/proc/self/fd/{number}").startswith(f"{old}/"):
+                    raise PermissionError(errno.EACCES, "Access is denied", old)
+        rename(old, new)
+
+    with pytest.MonkeyPatch.context() as patch:  # not for long, as pytest asks, too
+        patch.setattr(os, "name", "nt")
+        patch.setattr(os, "rename", rename_what_is_closed)
+        patch.setattr(ma, "_TAKEN", (FileNotFoundError, PermissionError))
+        yield patch
+
+
+@pytest.fixture
+def copy(provider, tmp_path, assets_dir):
+    """A manager that may fetch x:0.0, which is executable."""
+    (tmp_path / "run.sh").write_text("1")
+    (tmp_path / "run.sh").chmod(0o755)
+    provider.new(tmp_path / "run.sh", "x")
+    return ma.AssetsManager(storage_provider=provider)
+
+
+def die(*_):
+    raise KeyboardInterrupt
+
+
+def test_staging_of_a_killed_fetch_is_taken_over(copy, assets_dir):
+    with windows() as patch:
+        bring = ma._Download.bring
+        patch.setattr(ma._Download, "bring", die)
+        with suppress(KeyboardInterrupt):
+            copy.fetch_asset("x")
+        patch.setattr(ma._Download, "bring", bring)
+        left = len(os.listdir(assets_dir / ".cache/staging"))
+        path = copy.fetch_asset("x")
+    assert left == 1 and path == str(assets_dir / "x/0.0")
+    assert not os.listdir(assets_dir / ".cache/staging")
+
+
+def test_no_bit_says_that_a_file_is_executable(copy):
+    os.chmod(copy.fetch_asset("x"), 0o644)
+    assert copy.verify("x")
+    with windows():
+        wrong = copy.verify("x")
+    assert wrong == []
+
+
+def test_a_list_of_versions_that_is_read_is_replaced_later(tmp_path):
+    driver = ma.LocalDriver(tmp_path)
+    etag, error = driver.write_object(b"1", "a"), None
+
+    def refuse(*_):
+        raise PermissionError(errno.EACCES, "Access is denied")
+
+    with windows() as patch:
+        patch.setattr(os, "replace", refuse)
+        try:
+            driver.write_object(b"2", "a", if_match=etag)
+        except OSError as caught:
+            error = caught
+    assert isinstance(error, ConnectionError)  # which is worth another attempt
+    driver.write_object(b"2", "a", if_match=etag)

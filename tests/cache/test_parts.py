@@ -460,3 +460,38 @@ def test_a_hit_whose_copy_is_moved_aside_just_then_looks_again(
     monkeypatch.setattr(ma._Cache, "look_up", look_and_move)
     path = manager.fetch_asset(f"{SPEC}[a]")
     assert read_files(path) == {"": TREE["a"]}
+
+
+def test_what_a_part_costs_does_not_grow_with_the_parts_that_are_there(
+    provider, assets_dir, tmp_path, monkeypatch
+):
+    """Each would be looked for among all files of the version, under the lock."""
+    names = [f"f{number:03}" for number in range(40)]
+    provider.new(write_tree(tmp_path / "many", dict.fromkeys(names, b"1")), "many")
+    manager = ma.AssetsManager(storage_provider=provider)
+    for name in names[:-1]:
+        manager.fetch_asset(f"many:0.0[{name}]")
+    calls, get_part = [], ma.Manifest.get_part
+
+    def count(*about):
+        calls.append(about)
+        return get_part(*about)
+
+    monkeypatch.setattr(ma.Manifest, "get_part", count)
+    manager.fetch_asset(f"many:0.0[{names[-1]}]")
+    assert len(calls) < 10
+
+
+def test_a_resume_beats_for_each_file(tmp_path):
+    class Job:
+        beats = 0
+
+        def beat(self):
+            self.beats += 1
+
+    names = [f"f{number:03}" for number in range(40)]
+    files = tuple(ma.ManifestFile(name, 1) for name in names)
+    root = write_tree(tmp_path / "data", dict.fromkeys(names, b"1"))
+    job = Job()
+    found = ma._lay_out(str(root), ma.Manifest(True, files, (), {}), job)
+    assert found == set(names) and job.beats >= len(names)
